@@ -1,0 +1,44 @@
+"""What every command line of the toolkit shares: one-line errors and exit status 2 for bad input."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from meanfield.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line on stderr, exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message on one line and exit with status 2.
+
+        Args:
+            message: What argparse found wrong.
+        """
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def run(prog: str, main: Callable[[], int]) -> NoReturn:
+    """Run a command and turn bad input and refused files into one line on stderr and exit status 2.
+
+    Args:
+        prog: The command as the user typed it, for the message.
+        main: The command; returns the exit status.
+
+    Raises:
+        SystemExit: Always, with the exit status.
+    """
+    try:
+        status = main()
+    except InputError as error:
+        message = " ".join(str(error).split())
+        sys.stderr.write(f"{prog}: {message}\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{prog}: interrupted; finished tables are kept, run the same command to go on\n")
+        raise SystemExit(130) from None
+    raise SystemExit(status)
