@@ -11,6 +11,8 @@ from meanfield.initialization import Initialization as Initialization
 from meanfield.ops import Draw as Draw
 from meanfield.ops import EncoderDecoder as EncoderDecoder
 from meanfield.ops import Transformer as Transformer
+from meanfield.predict import Prediction as Prediction
+from meanfield.predict import predict as predict
 from meanfield.presets import paper_encoder_decoder as paper_encoder_decoder
 from meanfield.presets import paper_post_ln as paper_post_ln
 from meanfield.presets import paper_pre_ln as paper_pre_ln

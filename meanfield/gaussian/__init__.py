@@ -1,0 +1,4 @@
+"""Expectations of products of activations over correlated Gaussians."""
+
+from meanfield.gaussian.duals import dual as dual
+from meanfield.gaussian.duals import dual_grad as dual_grad

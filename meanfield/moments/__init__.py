@@ -1,0 +1,1 @@
+"""The numeric interpreter: second moments forward, their gradient twins backward, for every parameter."""
