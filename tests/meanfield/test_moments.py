@@ -1,0 +1,194 @@
+"""Laws of the numeric recursion, on ops drawn by Hypothesis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import find, given
+from hypothesis import strategies as st
+
+import meanfield as mf
+from meanfield.errors import InputError, MissingRuleError, UnknownNameError
+from meanfield.moments.backward import Record, backward
+from meanfield.moments.forward import forward
+from meanfield.moments.state import Exchangeable
+from meanfield.ops import Draw, Linear, Norm, Op, Residual, Sequential
+from tests import strategies as own
+
+TOKENS = 4
+LAYOUT = Exchangeable(TOKENS, 1)
+UNIT = np.array([1.0, 0.0, 0.0])
+
+
+def _back(op: Op, kernel: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    return backward(op, forward(op, kernel, LAYOUT), gradient, LAYOUT, Record())
+
+
+def _smallest_eigenvalue(kernel: np.ndarray) -> float:
+    return float(min(kernel[0] - kernel[1], kernel[0] + (TOKENS - 1) * kernel[1]))
+
+
+@given(op=own.ops(), kernel=own.kernels(TOKENS), gradient=own.kernels(TOKENS))
+def test_kernels_stay_positive_semidefinite(op: Op, kernel: np.ndarray, gradient: np.ndarray) -> None:
+    after = forward(op, kernel, LAYOUT).after
+    before = _back(op, kernel, gradient)
+    assert _smallest_eigenvalue(after) >= -1e-9 * after[0]
+    assert _smallest_eigenvalue(before) >= -1e-9 * before[0]
+    assert before[0] >= 0
+
+
+@given(op=own.ops(), q=st.floats(0.1, 10))
+def test_identical_tokens_stay_identical(op: Op, q: float) -> None:
+    after = forward(op, np.array([q, q, 0.0]), LAYOUT).after
+    assert after[1] == pytest.approx(after[0], rel=1e-12)
+
+
+@given(a=own.ops(), b=own.ops(), c=own.ops(), kernel=own.kernels(TOKENS))
+def test_sequential_is_associative(a: Op, b: Op, c: Op, kernel: np.ndarray) -> None:
+    left = Sequential((Sequential((a, b)), c))
+    right = Sequential((a, Sequential((b, c))))
+    np.testing.assert_array_equal(forward(left, kernel, LAYOUT).after, forward(right, kernel, LAYOUT).after)
+    np.testing.assert_array_equal(_back(left, kernel, UNIT), _back(right, kernel, UNIT))
+
+
+@given(op=own.ops(), kernel=own.kernels(TOKENS))
+def test_a_residual_of_scale_zero_is_the_identity(op: Op, kernel: np.ndarray) -> None:
+    residual = Residual("residual", op, branch_scale=0)
+    np.testing.assert_array_equal(forward(residual, kernel, LAYOUT).after, kernel)
+    np.testing.assert_array_equal(_back(residual, kernel, UNIT), UNIT)
+
+
+@given(kernel=own.kernels(TOKENS))
+def test_a_norm_is_idempotent(kernel: np.ndarray) -> None:
+    norm = Norm("norm", 8, eps=0.0)
+    once = forward(norm, kernel, LAYOUT).after
+    np.testing.assert_allclose(forward(norm, once, LAYOUT).after, once, rtol=1e-14)
+    assert once[0] == 1
+
+
+@given(op=own.ops(), kernel=own.kernels(TOKENS), factor=st.floats(0.01, 100))
+def test_backward_is_linear(op: Op, kernel: np.ndarray, factor: float) -> None:
+    one = _back(op, kernel, UNIT)
+    np.testing.assert_allclose(_back(op, kernel, factor * UNIT), factor * one, rtol=1e-12)
+
+
+def test_the_strategies_reach_the_edges() -> None:
+    find(own.kernels(TOKENS), lambda k: bool(k[0] == k[1]))
+    find(own.kernels(TOKENS), lambda k: bool(k[1] < 0))
+    find(own.ops(), lambda op: isinstance(op, Residual) and isinstance(op.branch, Sequential))
+    find(own.uniform_transformers(), lambda a: a.depth == 6 and a.placement == "post_ln")
+
+
+@given(arch=own.uniform_transformers(), tokens=st.integers(1, 40), batch=st.integers(1, 4))
+def test_every_parameter_has_one_positive_prediction(arch: mf.Transformer, tokens: int, batch: int) -> None:
+    df = mf.predict(arch, tokens=tokens, batch=batch).df
+    assert not df.duplicated(["layer", "module", "parameter"]).any()
+    assert np.isfinite(df.grad_sq).all()
+    assert (df.grad_sq > 0).all()
+    norms = 2 * arch.depth + (arch.final_norm is not None)
+    with_shift = 2 if arch.feed_forward.up.bias is not None else 1
+    assert with_shift == 2
+    shifts = norms if any("norm" in m for m in df[df.parameter == "bias"].module) else 0
+    assert len(df) == arch.depth * 8 + norms + shifts
+
+
+@pytest.mark.parametrize("preset", [mf.paper_post_ln, mf.paper_pre_ln])
+def test_ten_thousand_layers_neither_over_nor_underflow(preset: Callable[..., mf.Transformer]) -> None:
+    df = mf.predict(preset(width=16, depth=10_000), tokens=16).df
+    assert np.isfinite(df.grad_sq).all()
+    assert (df.grad_sq > 0).all()
+
+
+def test_deep_post_ln_keeps_the_coherent_share() -> None:
+    points = mf.predict(mf.paper_post_ln(width=16, depth=200), tokens=16).activations
+    after = points[points.module == "norm2"].set_index("layer").q_grad
+    # Layers 100 to 200 see identical tokens: only the coherent 1/n of the gradient is left, and it is kept.
+    assert after[100] / after[200] == pytest.approx(1 / 16, rel=1e-6)
+    assert after[150] / after[200] == pytest.approx(1 / 16 * (1 + 15 * 2.0**-50), rel=1e-6)
+
+
+def test_mini_batches_are_a_larger_batch() -> None:
+    """The loss is a mean over tokens, so the mean gradient of 4 batches of 2 is that of one batch of 8."""
+    arch = mf.paper_pre_ln(width=8, depth=2)
+    one = mf.predict(arch, tokens=4, batch=2).df.grad_sq
+    eight = mf.predict(arch, tokens=4, batch=8).df.grad_sq
+    assert (eight < one).all()
+    assert (eight > one / 4.001).all()
+
+
+def _back_unknown() -> object:
+    step = forward(Sequential(()), UNIT, LAYOUT)
+    return backward(Op(), step, UNIT, LAYOUT, Record())
+
+
+@pytest.mark.parametrize(
+    ("kind", "match"),
+    [
+        (lambda: mf.predict(mf.pre_ln(width=8, depth=1), tokens=4), "softmax"),
+        (
+            lambda: mf.predict(mf.pre_ln(width=8, depth=1, attention="uniform", causal=True), tokens=4),
+            "causal",
+        ),
+        (lambda: mf.predict(mf.paper_encoder_decoder(), tokens=4), "EncoderDecoder"),  # type: ignore[arg-type]  # refused
+        (lambda: forward(Op(), UNIT, LAYOUT), "moments.forward has no rule for Op"),
+        (_back_unknown, "moments.backward has no rule for Op"),
+        (lambda: forward(Linear(8, 8, Draw(1, mean=1)), UNIT, LAYOUT), "mean 1"),
+    ],
+)
+def test_where_theory_is_silent_it_says_so(kind, match) -> None:  # type: ignore[no-untyped-def]  # lambdas
+    with pytest.raises(MissingRuleError, match=match):
+        kind()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"tokens": 0}, "tokens=0"),
+        ({"tokens": 2, "batch": -1}, "batch=-1"),
+        ({"tokens": 2, "q": float("nan")}, "q=nan"),
+        ({"tokens": 2, "q": -1.0}, "q=-1"),
+        ({"tokens": 4, "cov": 1.5}, "cov=1.5"),
+        ({"tokens": 4, "cov": -0.5}, "cov=-0.5"),
+        ({"tokens": 4, "loss": "cross_entropy"}, "vocab="),
+    ],
+)
+def test_bad_input_is_refused(options, match) -> None:  # type: ignore[no-untyped-def]  # keyword dictionaries
+    with pytest.raises(InputError, match=match):
+        mf.predict(mf.paper_post_ln(width=8, depth=1), **options)
+
+
+def test_losses_have_names() -> None:
+    with pytest.raises(UnknownNameError, match="cross_entropy, linear"):
+        mf.predict(mf.paper_post_ln(width=8, depth=1), tokens=2, loss="hinge")
+
+
+def test_cross_entropy_against_sampled_logits() -> None:
+    """The large-vocabulary rule against 400 draws of Gaussian logits, exact in the labels."""
+    vocab, smoothing, n = 20_000, 0.1, 4
+    arch = mf.pre_ln(width=64, depth=1, attention="uniform", init="xavier_normal", vocab=vocab)
+    prediction = mf.predict(arch, tokens=n, loss="cross_entropy", label_smoothing=smoothing)
+    top = prediction.activations.query("module == 'final_norm'").iloc[0]
+    rng = np.random.default_rng(0)
+    root = np.linalg.cholesky(np.full((2, 2), top["cov"]) + (top["q"] - top["cov"]) * np.eye(2))
+    own_pair, two_tokens = [], []
+    for _ in range(400):
+        logits = root @ rng.standard_normal((2, vocab))
+        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        t = np.full((2, vocab), smoothing / vocab)
+        t[[0, 1], rng.integers(vocab, size=2)] += 1 - smoothing
+        own_pair.append(((p - t)[0] ** 2).sum())
+        # Two labels coincide once in V draws: too rare to sample, so take E[t] = 1/V, independent of p.
+        two_tokens.append((p - 1 / vocab)[0] @ (p - 1 / vocab)[1])
+    scale = 1 / n**2
+    assert top["q_grad"] == pytest.approx(scale * np.mean(own_pair), rel=2e-3)
+    error = np.std(two_tokens) / 20
+    expected = np.mean(two_tokens)
+    assert abs(top["cov_grad"] / scale - expected) < 4 * error < 0.05 * expected
+
+
+def test_a_small_vocabulary_is_refused() -> None:
+    arch = mf.pre_ln(width=64, depth=1, attention="uniform", init="xavier_normal", vocab=50)
+    with pytest.raises(MissingRuleError, match="needs a vocabulary of 272 or more"):
+        mf.predict(arch, tokens=4, loss="cross_entropy")
