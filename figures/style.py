@@ -1,0 +1,135 @@
+"""How every figure looks, and how a figure and its data reach the disk: whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import matplotlib.style
+from matplotlib.figure import Figure
+
+from meanfield.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+COLUMN = 3.35  # inches, one column of a two-column journal
+PAGE = 6.9
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+PLACEMENT_TITLES = {"post_ln": "Post-LN", "pre_ln": "Pre-LN"}
+
+
+def style() -> AbstractContextManager[None]:
+    """The house style as a context in which figures are drawn and saved.
+
+    Returns:
+        A context manager that restores matplotlib's settings.
+    """
+    return matplotlib.style.context(Path(__file__).with_name("paper.mplstyle"))
+
+
+def canvas(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, Any]:
+    """An empty figure with a grid of axes, apart from pyplot's global state.
+
+    Args:
+        rows: Rows of axes.
+        columns: Columns of axes.
+        width: Inches.
+        height: Inches.
+        options: Passed on to ``Figure.subplots``.
+
+    Returns:
+        The figure and its axes, always as a two-dimensional array.
+    """
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def series(number: int) -> dict[str, str]:
+    """Colour and marker of the k-th series: both differ, so that grey print stays readable.
+
+    Args:
+        number: Index of the series, from 0.
+
+    Returns:
+        Keyword arguments for matplotlib.
+    """
+    colours = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
+    return {"color": colours[number % len(colours)], "marker": MARKERS[number % len(MARKERS)]}
+
+
+def points(axes: Axes, x: Any, low: Any, middle: Any, high: Any, number: int, label: str = "") -> None:
+    """Draw measured points with their intervals.
+
+    Args:
+        axes: Where.
+        x: Positions.
+        low: Lower ends of the intervals.
+        middle: The points.
+        high: Upper ends.
+        number: Index of the series.
+        label: Legend entry; none when empty.
+    """
+    axes.errorbar(
+        x,
+        middle,
+        yerr=[middle - low, high - middle],
+        linestyle="none",
+        elinewidth=0.7,
+        markerfacecolor="white",
+        markeredgewidth=0.9,
+        label=label or None,
+        **series(number),  # type: ignore[arg-type]  # keyword names are colour and marker alone
+    )
+
+
+def write_whole(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files under temporary names first and rename them when all are complete.
+
+    Args:
+        folder: An existing folder.
+        files: File name to content.
+
+    Raises:
+        InputError: If the folder cannot be written.
+    """
+    drafts = {folder / name: folder / f".{name}.{os.getpid()}.part" for name in files}
+    try:
+        for draft, content in zip(drafts.values(), files.values(), strict=True):
+            draft.write_bytes(content)
+        for path, draft in drafts.items():
+            Path(draft).replace(path)
+    except OSError as error:
+        raise InputError(f"out={folder}: {error.strerror}; give a folder that can be written") from None
+    finally:
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)
+
+
+def save(figure: Figure, tables: Mapping[str, pd.DataFrame], folder: Path, name: str) -> None:
+    """Save a figure as PNG and PDF with its tables as CSV beside it.
+
+    Equal figures and tables give equal files: no date and no version goes in.
+
+    Args:
+        figure: The figure.
+        tables: Table name to table; written as ``<name>.<table>.csv``, numbers to the last digit.
+        folder: An existing folder.
+        name: Stem of the file names.
+
+    Raises:
+        InputError: If the folder cannot be written.
+    """
+    files = {f"{name}.{key}.csv": table.to_csv(index=False).encode() for key, table in tables.items()}
+    for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix, metadata=metadata)
+        files[f"{name}.{suffix}"] = buffer.getvalue()
+    write_whole(folder, files)
