@@ -1,0 +1,102 @@
+"""Random numbers: every tensor has a stream of its own, keyed by a seed and the tensor's name.
+
+So a draw depends neither on the order of seeds or parameters nor on the number of threads that draw. Numbers
+are drawn on the host: all devices see the same weights, and bfloat16 sees the rounded float32 ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from meanfield.ops import Draw, ParameterKey
+
+THREADS = min(os.cpu_count() or 1, 8)
+
+
+class NamedParameter(NamedTuple):
+    """A parameter tensor with its key columns and its law."""
+
+    key: ParameterKey
+    tensor: torch.Tensor
+    law: Draw
+
+
+def stream(seed: int, purpose: str) -> np.random.Generator:
+    """Open the stream of random numbers of one tensor.
+
+    Args:
+        seed: The seed of the run.
+        purpose: Name of the tensor; different names have independent streams.
+
+    Returns:
+        A generator at the start of its stream.
+
+    Example:
+        >>> bool(stream(0, "input").random() == stream(0, "input").random())
+        True
+        >>> bool(stream(0, "input").random() == stream(0, "probe").random())
+        False
+    """
+    # The whole name is the key: 32-bit hashes of 100,000 names would collide.
+    key = int.from_bytes(purpose.encode(), "little")
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(key,))))
+
+
+def normal(generator: np.random.Generator, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """Draw standard normals in the type and on the device of another tensor.
+
+    Args:
+        generator: The stream to read on from.
+        shape: Shape of the draw.
+        like: Gives dtype and device.
+
+    Returns:
+        The draw, of that shape.
+    """
+    values = generator.standard_normal(shape, dtype=_host_dtype(like))
+    return torch.from_numpy(values).to(like)
+
+
+def draw(parameters: Iterable[NamedParameter], seed: int) -> None:
+    """Draw every parameter anew, in place.
+
+    Args:
+        parameters: The parameters with their laws.
+        seed: The seed of the run.
+    """
+    with ThreadPoolExecutor(THREADS) as pool:  # the generators release the interpreter lock
+        for _ in pool.map(lambda parameter: _draw_one(parameter, seed), parameters):
+            pass
+
+
+def _host_dtype(tensor: torch.Tensor) -> type[np.float32] | type[np.float64]:
+    return np.float64 if tensor.dtype == torch.float64 else np.float32
+
+
+def _draw_one(parameter: NamedParameter, seed: int) -> None:
+    tensor, law = parameter.tensor.detach(), parameter.law
+    if law.variance == 0:
+        tensor.fill_(float(law.mean))
+        return
+    generator = stream(seed, "/".join(map(str, parameter.key)))
+    in_place = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
+    dtype = _host_dtype(tensor)
+    values: NDArray[Any] = tensor.numpy() if in_place else np.empty(tuple(tensor.shape), dtype)
+    if law.law == "normal":
+        generator.standard_normal(dtype=dtype, out=values)
+        values *= float(law.variance) ** 0.5
+    else:
+        generator.random(dtype=dtype, out=values)
+        values -= 0.5
+        values *= (12 * float(law.variance)) ** 0.5
+    if law.mean:
+        values += float(law.mean)
+    if not in_place:
+        tensor.copy_(torch.from_numpy(values))

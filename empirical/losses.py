@@ -1,0 +1,61 @@
+"""Losses at random targets: the linear probe and cross entropy, each with its own stream of targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812  (the field's name for it)
+from torch import Tensor, nn
+
+from empirical.draws import normal
+
+
+def linear(hidden: Tensor, head: nn.Module, targets: np.random.Generator, label_smoothing: float) -> Tensor:
+    """Linear probe of the last hidden states; the head is not read.
+
+        loss = (1/T) sum_i <r_i, y_i>,  r_i ~ N(0, I/d)
+
+    Args:
+        hidden: Last hidden states y, (batch, tokens, width).
+        head: The output head.
+        targets: Stream from which the r_i are drawn.
+        label_smoothing: Not read.
+
+    Returns:
+        The loss, a scalar.
+    """
+    y = hidden.flatten(0, 1)  # (batch * tokens, width)
+    y = y.float() if y.dtype == torch.bfloat16 else y
+    r = normal(targets, tuple(y.shape), y) / y.shape[1] ** 0.5  # (batch * tokens, width)
+    return (r * y).sum() / y.shape[0]
+
+
+def cross_entropy(
+    hidden: Tensor, head: nn.Module, targets: np.random.Generator, label_smoothing: float
+) -> Tensor:
+    """Mean over the T positions of the cross entropy with uniform random targets.
+
+    Args:
+        hidden: Last hidden states, (batch, tokens, width).
+        head: The output head, width -> vocabulary.
+        targets: Stream from which the target classes are drawn.
+        label_smoothing: Weight of the uniform distribution in the target, as in torch.
+
+    Returns:
+        The loss, a scalar.
+
+    Source:
+        xiong2020, Sec. 3.1.
+    """
+    logits = head(hidden).flatten(0, 1)  # (batch * tokens, vocab)
+    logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+    classes = torch.from_numpy(targets.integers(logits.shape[1], size=logits.shape[0])).to(logits.device)
+    return F.cross_entropy(logits, classes, label_smoothing=label_smoothing)
+
+
+LOSSES: dict[str, Callable[[Tensor, nn.Module, np.random.Generator, float], Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "linear": linear,
+}
