@@ -133,3 +133,24 @@ def save(figure: Figure, tables: Mapping[str, pd.DataFrame], folder: Path, name:
         figure.savefig(buffer, format=suffix, metadata=metadata)
         files[f"{name}.{suffix}"] = buffer.getvalue()
     write_whole(folder, files)
+
+
+def against_theory(
+    axes: Axes, x: Any, rows: pd.DataFrame, value: str, number: int, label: str, root: bool = False
+) -> None:
+    """Draw rows of a comparison table: theory as a line, measurement as points with intervals.
+
+    Args:
+        axes: Where.
+        x: Positions.
+        rows: Rows of `figures.compare.compare`.
+        value: The compared quantity.
+        number: Index of the series.
+        label: Legend entry.
+        root: Whether to draw the square root of the quantity.
+    """
+    power = 0.5 if root else 1.0
+    expected = rows[value]
+    low, high = ((expected * rows[f"ratio_{end}"]) ** power for end in ("low", "high"))
+    axes.plot(x, expected**power, color=series(number)["color"])
+    points(axes, x, low, rows[f"{value}_hat"] ** power, high, number, label)

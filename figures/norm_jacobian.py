@@ -1,0 +1,121 @@
+"""Spectral norm of LayerNorm's Jacobian against ||x||: Lemma 3, and where its O(sqrt(d)/||x||) ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+
+import empirical
+from empirical.build import build_op
+from figures.lab import Cell, Lab
+from figures.style import COLUMN, canvas, series
+from meanfield.ops import Norm
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from figures.presets import Sizes
+
+NAME = "norm_jacobian"
+
+RADII = tuple(float(r) for r in np.geomspace(1.0, 1000.0, 7))
+MEAN_SHARES = (0.99, 0.9999)
+
+
+def cells(sizes: Sizes) -> list[Cell]:
+    """What the figure measures of whole models: nothing.
+
+    Args:
+        sizes: The preset.
+
+    Returns:
+        An empty list.
+    """
+    return []
+
+
+def measure(sizes: Sizes, lab: Lab) -> dict[str, pd.DataFrame]:
+    """Measure the Jacobian at points of every direction, and at points that are nearly constant vectors.
+
+    Args:
+        sizes: The preset.
+        lab: Where numbers come from.
+
+    Returns:
+        ``jacobian``: width, mean_share (of ||x||^2, in the coordinate mean), seed, radius, centred_norm,
+        spectral_norm, ``lemma3`` = sqrt(d)/||y||, ``without_mean`` = sqrt(d)/||x||.
+    """
+    norm = Norm("norm1", sizes.norm_width, eps=0.0)
+    seeds = range(sizes.norm_seeds)
+
+    def make() -> pd.DataFrame:
+        isotropic = empirical.norm_jacobian(norm, radii=RADII, seeds=seeds)
+        # The Jacobian's singular values do not depend on the device: float64 on the host serves all.
+        return pd.concat(
+            [
+                isotropic.assign(mean_share=1 - (isotropic["centred_norm"] / isotropic["radius"]) ** 2),
+                *(_nearly_constant(norm, share, seeds) for share in MEAN_SHARES),
+            ],
+            ignore_index=True,
+        )
+
+    table = lab.kept(NAME, (norm, RADII, MEAN_SHARES, sizes.norm_seeds), make).assign(width=norm.width)
+    root = np.sqrt(norm.width)
+    table = table.assign(lemma3=root / table["centred_norm"], without_mean=root / table["radius"])
+    return {"jacobian": table}
+
+
+def _nearly_constant(norm: Norm, mean_share: float, seeds: range) -> pd.DataFrame:
+    """The same measurement at x = radius * (sqrt(share) 1/sqrt(d) + sqrt(1 - share) u), u orthogonal to 1."""
+    module = build_op(norm).to(torch.float64).requires_grad_(False)
+    rows = []
+    for seed in seeds:
+        u = torch.from_numpy(np.random.default_rng(seed).standard_normal(norm.width))  # (width,)
+        u -= u.mean()
+        direction = (1 - mean_share) ** 0.5 * u / u.norm() + (mean_share / norm.width) ** 0.5
+        for radius in RADII:
+            x = radius * direction
+            spectral = torch.linalg.matrix_norm(torch.func.jacrev(module)(x), ord=2)
+            rows.append((seed, radius, float((x - x.mean()).norm()), float(spectral), mean_share))
+    return pd.DataFrame(rows, columns=["seed", "radius", "centred_norm", "spectral_norm", "mean_share"])
+
+
+def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw the spectral norm against ||x|| on log axes.
+
+    Args:
+        tables: What `measure` returned.
+
+    Returns:
+        The figure.
+    """
+    table = tables["jacobian"]
+    figure, axes = canvas(1, 1, COLUMN, 2.9)
+    ax = axes[0, 0]
+    special = table["mean_share"].isin(MEAN_SHARES)
+    reference = table.groupby("radius")["without_mean"].first()
+    ax.plot(reference.index, reference, color="0.5", ls="--", label=r"$\sqrt{d}/\Vert x\Vert$")
+    groups = [("$x$ in any direction", table[~special])]
+    groups += [
+        (
+            f"{share:.2%} of $\\Vert x\\Vert^2$ in the mean".replace("%", " %"),
+            table[table["mean_share"] == share],
+        )
+        for share in MEAN_SHARES
+    ]
+    for number, (label, rows) in enumerate(groups):
+        line = rows.groupby("radius")["lemma3"].mean()
+        ax.plot(line.index, line, color=series(number)["color"])
+        ax.plot(rows["radius"], rows["spectral_norm"], ls="none", mfc="white", label=label, **series(number))
+    ax.plot([], [], color="black", label=r"Lemma 3: $\sqrt{d}/\Vert y\Vert$")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel(r"$\Vert x\Vert$")
+    ax.set_ylabel(r"$\Vert J_{\mathrm{LN}}(x)\Vert_2$")
+    ax.set_title(f"LayerNorm, $d={table['width'].iloc[0]}$, {table['seed'].nunique()} draws")
+    ax.legend(loc="upper right")
+    return figure

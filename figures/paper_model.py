@@ -1,0 +1,147 @@
+"""The model of the paper's experiments, encoder-decoder 6-6: gradients by layer in both of its notions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from figures.compare import KEYS, summarise
+from figures.lab import Cell, Lab
+from figures.style import PAGE, PLACEMENT_TITLES, canvas, points
+from figures.theorem1 import explicit_bound
+from meanfield.ops import EncoderDecoder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from figures.presets import Sizes
+
+NAME = "paper_model"
+
+STACKS = ("encoder", "decoder")
+MATRICES = {"ffn.up": "$W^1$", "ffn.down": "$W^2$"}
+NOTIONS = {"mean_of_norms": "mean of norms", "norm_of_mean": "norm of the mean"}
+OUTPUTS = ("decoder.norm3", "decoder.final_norm")  # of the last layer of Post-LN; after that of Pre-LN
+
+
+def cells(sizes: Sizes) -> list[Cell]:
+    """What the figure measures.
+
+    Args:
+        sizes: The preset.
+
+    Returns:
+        The encoder-decoder in both placements.
+    """
+    return sizes.model_cells()
+
+
+def measure(sizes: Sizes, lab: Lab) -> dict[str, pd.DataFrame]:
+    """Measure W1 and W2 of every layer; for the decoder's last W2, Theorem 1's bound as well.
+
+    Args:
+        sizes: The preset.
+        lab: Where numbers come from.
+
+    Returns:
+        ``layers``: key columns, ``mean_of_norms`` and ``norm_of_mean`` over mini-batches (means over seeds
+        with ``_se``, ``_low``, ``_high``), minibatches, seeds; ``bound``: by placement the mean bound and
+        ``broken``, the number of seeds whose gradient is above theirs.
+    """
+    layers, bounds = [], []
+    for cell in cells(sizes):
+        samples = lab.samples(cell)
+        wanted = [f"{stack}.{module}" for stack in STACKS for module in MATRICES]
+        rows = samples[samples["module"].isin(wanted) & (samples["parameter"] == "weight")]
+        rows = rows.assign(mean_of_norms=rows["grad_norm_hat"], norm_of_mean=rows["mean_grad_sq_hat"] ** 0.5)
+        first, second = (summarise(rows, notion) for notion in NOTIONS)
+        layers.append(first.merge(second, on=[*KEYS, "seeds"]).assign(minibatches=cell.minibatches))
+        bounds.append(_bound(cell, samples, rows))
+    return {"layers": pd.concat(layers, ignore_index=True), "bound": pd.DataFrame(bounds)}
+
+
+def _bound(cell: Cell, samples: pd.DataFrame, rows: pd.DataFrame) -> dict[str, object]:
+    """Bound the decoder's last W2 by each seed's own gradient at the decoder's output."""
+    assert isinstance(cell.arch, EncoderDecoder)
+    ffn, depth = cell.arch.decoder.feed_forward, cell.arch.decoder.depth
+    output = samples[(samples["parameter"] == "activation") & samples["module"].isin(OUTPUTS)]
+    output = output[output["layer"] == output["layer"].max()].set_index("seed")
+    branch = float(ffn.up.sigma_w_sq * ffn.down.sigma_w_sq) / 2  # E||FFN(x)||^2/d for a unit token
+    positions = cell.batch * cell.tokens
+    unit = explicit_bound(
+        1.0,
+        d_in=ffn.down.d_in,
+        d_out=ffn.down.d_out,
+        tokens=positions,
+        # Lemma 2's lower bound for these shapes: attention may add nothing.
+        second_moment=1 + branch * (1 if cell.arch.decoder.placement == "post_ln" else depth),
+        sigma_w_sq=float(ffn.up.sigma_w_sq),
+    )
+    bound = unit * positions * output["q_grad_hat"] ** 0.5
+    last = rows[(rows["module"] == "decoder.ffn.down") & (rows["layer"] == depth)].set_index("seed")
+    return {
+        "placement": cell.arch.decoder.placement,
+        "layer": depth,
+        "bound": bound.mean(),
+        "broken": int((last["grad_norm_hat"] > bound).sum()),
+        "seeds": len(bound),
+    }
+
+
+def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw both notions of the gradient by layer of encoder and decoder.
+
+    Args:
+        tables: What `measure` returned.
+
+    Returns:
+        The figure.
+    """
+    table, bounds = tables["layers"], tables["bound"].set_index("placement")
+    figure, axes = canvas(2, 2, PAGE, 5.0, sharex=True, sharey=True)
+    for row, (placement, title) in enumerate(PLACEMENT_TITLES.items()):
+        for column, stack in enumerate(STACKS):
+            ax = axes[row, column]
+            rows = table[(table["placement"] == placement) & table["module"].str.startswith(f"{stack}.")]
+            _panel(ax, rows)
+            ax.set_title(f"{title}, {stack}")
+        bound = bounds.loc[placement]
+        axes[row, 1].plot(
+            bound["layer"],
+            bound["bound"],
+            marker="_",
+            ms=11,
+            mew=1.6,
+            color="0.45",
+            ls="none",
+            label="Theorem 1's bound, last $W^2$",
+        )
+        axes[row, 0].set_ylabel(r"$\Vert\partial\mathcal{L}/\partial W^{\cdot,l}\Vert_F$")
+    for ax in axes.flat:
+        ax.set_yscale("log")
+    for ax in axes[1]:
+        ax.set_xlabel("layer $l$")
+    first = table.iloc[0]
+    handles, labels = axes[0, 1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    figure.suptitle(
+        f"$d={first['width']}$, $d_\\mathrm{{ff}}={first['d_ff']}$, {first['heads']} heads, "
+        f"label smoothing 0.1; {first['seeds']} seeds × {first['minibatches']} mini-batches of "
+        f"{first['batch']} × {first['tokens']} tokens\nsoftmax attention: no theory line",
+        fontsize=8,
+    )
+    return figure
+
+
+def _panel(ax: Axes, rows: pd.DataFrame) -> None:
+    number = 0
+    for module, matrix in MATRICES.items():
+        line = rows[rows["module"].str.endswith(module)].sort_values("layer")
+        for notion, words in NOTIONS.items():
+            x = line["layer"] + 0.06 * (number - 1.5)  # so that equal points stay visible
+            low, high = line[f"{notion}_low"], line[f"{notion}_high"]
+            points(ax, x, low, line[notion], high, number, f"{matrix}, {words}")
+            number += 1
