@@ -11,7 +11,8 @@ import torch
 from empirical.build import Architecture, build, build_op, named_parameters
 from empirical.device import torch_device, torch_dtype
 from empirical.draws import draw, normal, stream
-from empirical.measure import KEYS, Inputs, Setting, recorded, seed_list
+from empirical.probe import Inputs, one_thread, recorded
+from empirical.setting import KEYS, Setting, seed_list
 from meanfield import ops
 from meanfield.errors import InputError
 
@@ -54,7 +55,7 @@ def token_norms(
     parameters = named_parameters(model)
     keys: list[ops.ParameterKey] = []
     values = []
-    with recorded(model) as outputs, torch.no_grad():
+    with recorded(model) as outputs, one_thread(), torch.no_grad():
         for seed in seeds:
             draw(parameters, seed)
             outputs.clear()

@@ -28,7 +28,8 @@ import torch
 
 import meanfield
 from empirical.build import Architecture
-from empirical.measure import Setting, measure, seed_list
+from empirical.measure import measure
+from empirical.setting import Setting, seed_list
 from meanfield.errors import InputError
 
 BLOCK = 25
@@ -85,8 +86,8 @@ def measured(
         block = ordered[start : start + BLOCK]
         cell = configuration(arch, setting, block)
         path = folder / f"{arch.name}-{_digest(cell)}.parquet"
-        table = None if force else _read(path, cell)
-        if table is None:
+        table = _read(path, cell)
+        if table is None or force:
             options = dataclasses.asdict(setting)
             _write(path, measure(arch, seeds=block, progress=report, **options).samples, cell)
             table = _read(path, cell)
@@ -208,7 +209,6 @@ def environment() -> dict[str, str | None]:
         "commit": _commit(),
         "machine": platform.machine(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "threads": str(torch.get_num_threads()),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 

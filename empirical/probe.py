@@ -1,0 +1,211 @@
+"""One model at one seed: the gradient of every parameter, the hidden state at every point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from empirical.build import Architecture, Model, named_parameters, points
+from empirical.device import torch_dtype
+from empirical.draws import draw, normal, stream
+from empirical.losses import LOSSES
+from empirical.setting import Setting
+from meanfield import ops
+from meanfield.errors import InputError
+
+GRADIENTS = ["grad_sq_hat", "mean_grad_sq_hat", "grad_norm_hat"]
+MOMENTS = ["q_hat", "cov_hat", "cov_across_hat", "q_grad_hat", "cov_grad_hat", "cov_grad_across_hat"]
+
+
+Values = NDArray[np.float64]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch's own loops use one thread: sums split over threads would depend on their number.
+
+    Yields:
+        Nothing; the number of threads is set back afterwards.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def recorded(model: Model) -> Iterator[dict[ops.ParameterKey, Tensor]]:
+    """Record the output of every point of a model, in the order of computation.
+
+    Args:
+        model: A model made by `build`.
+
+    Yields:
+        Point -> output of the last forward pass; clear it between passes.
+    """
+    outputs: dict[ops.ParameterKey, Tensor] = {}
+
+    def hook(key: ops.ParameterKey) -> Callable[[torch.nn.Module, tuple[Tensor, ...], Tensor], None]:
+        return lambda module, args, output: outputs.update({key: output})
+
+    handles = [module.register_forward_hook(hook(key)) for key, module in points(model)]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Inputs:
+    """Random inputs of one seed, mini-batch after mini-batch: k batches of B are one batch of k B.
+
+    Args:
+        arch: The architecture, which says whether inputs are vectors or ids.
+        seed: The seed of the run.
+        like: Gives dtype and device.
+    """
+
+    def __init__(self, arch: Architecture, seed: int, like: Tensor) -> None:
+        stacks = [arch.encoder, arch.decoder] if isinstance(arch, ops.EncoderDecoder) else [arch]
+        self.streams = [(stack, stream(seed, f"input{k}")) for k, stack in enumerate(stacks)]
+        self.like = like
+
+    def draw(self, batch: int, tokens: int) -> list[Tensor]:
+        """Draw the next mini-batch.
+
+        Args:
+            batch: Sequences.
+            tokens: Tokens in a sequence.
+
+        Returns:
+            The arguments of the model.
+        """
+        inputs = []
+        for stack, generator in self.streams:
+            if stack.embedding is None:
+                x = normal(generator, (batch, tokens, stack.width), self.like).requires_grad_()
+            else:
+                ids = generator.integers(stack.embedding.vocab, size=(batch, tokens))
+                x = torch.from_numpy(ids).to(self.like.device)
+            inputs.append(x)  # (batch, tokens, width) or (batch, tokens)
+        return inputs
+
+
+class Probe:
+    """One built model, measured at one seed after another.
+
+    Args:
+        arch: The architecture.
+        model: The model built from it.
+        setting: What is measured.
+        outputs: Where `recorded` puts hidden states.
+    """
+
+    def __init__(
+        self, arch: Architecture, model: Model, setting: Setting, outputs: dict[ops.ParameterKey, Tensor]
+    ) -> None:
+        self.arch, self.model, self.setting, self.outputs = arch, model, setting, outputs
+        self.all_parameters = named_parameters(model)
+        unread = list(model.head.parameters()) if setting.loss == "linear" else []
+        self.parameters = [p for p in self.all_parameters if not any(p.tensor is q for q in unread)]
+        self.keys: list[ops.ParameterKey] = []
+
+    def sample(self, seed: int) -> Values:
+        """Draw the model for a seed and measure it.
+
+        Args:
+            seed: The seed.
+
+        Returns:
+            One row per key, columns GRADIENTS + MOMENTS.
+        """
+        setting, k = self.setting, self.setting.minibatches
+        draw(self.all_parameters, seed)
+        inputs = Inputs(self.arch, seed, self.parameters[0].tensor)
+        targets = stream(seed, "target")
+        norms, moments = [], []
+        total: list[Tensor] = []
+        for _ in range(k):
+            gradients, sums = self._backward(inputs.draw(setting.batch, setting.tokens), targets)
+            norms.append(_norms(gradients))
+            moments.append(_moments(sums, setting.batch, setting.tokens))
+            if k > 1:
+                gradients = [g.float() if g.dtype == torch.bfloat16 else g for g in gradients]
+                total = [t.add_(g) for t, g in zip(total, gradients, strict=True)] if total else gradients
+        norm = np.stack(norms)  # (minibatches, parameters)
+        mean_norm = _norms(total) / k if k > 1 else norm[0]
+        gradient_rows = np.stack([np.mean(norm**2, axis=0), mean_norm**2, np.mean(norm, axis=0)], axis=1)
+        moment_rows = np.mean(moments, axis=0)  # (points, 6)
+        self._check(seed, gradient_rows, moment_rows)
+        rows = np.full((len(self.keys), len(GRADIENTS) + len(MOMENTS)), np.nan)
+        rows[: len(self.parameters), : len(GRADIENTS)] = gradient_rows
+        rows[len(self.parameters) :, len(GRADIENTS) :] = moment_rows
+        return rows
+
+    def _check(self, seed: int, gradient_rows: Values, moment_rows: Values) -> None:
+        """Refuse numbers beyond the range of the type: no infinity and no false zero is a measurement."""
+        run = f"{self.arch.name} at seed={seed}"
+        q_grad = moment_rows[:, MOMENTS.index("q_grad_hat")]
+        q = moment_rows[:, MOMENTS.index("q_hat")]
+        if not (np.isfinite(gradient_rows).all() and np.isfinite(q).all() and np.isfinite(q_grad).all()):
+            raise InputError(
+                f"{run} has a hidden state or gradient that is not finite in {self.setting.dtype}: "
+                "use dtype='float64' or smaller variances"
+            )
+        tiny = max(torch.finfo(torch_dtype(self.setting.dtype, torch.device("cpu"))).tiny ** 2, 1e-300)
+        if ((q_grad > 0) & (q_grad < tiny)).any():
+            raise InputError(
+                f"{run} has a gradient of square norm below {tiny:.0e}, too small for {self.setting.dtype}: "
+                "use dtype='float64', a greater width or a smaller depth"
+            )
+
+    def _backward(self, inputs: list[Tensor], targets: np.random.Generator) -> tuple[list[Tensor], Tensor]:
+        """Run one mini-batch: the gradient of every parameter, and the sums of `_sums` at every point."""
+        self.outputs.clear()
+        hidden = self.model.hidden(*inputs)
+        loss = LOSSES[self.setting.loss](hidden, self.model.head, targets, self.setting.label_smoothing)
+        if not self.keys:  # the order of computation is known once the model has run
+            self.keys = [p.key for p in self.parameters] + list(self.outputs)
+        states = list(self.outputs.values())
+        gradients = torch.autograd.grad(loss, [p.tensor for p in self.parameters] + states)
+        split = len(self.parameters)
+        pairs = zip(states, gradients[split:], strict=True)
+        sums = torch.stack([torch.stack([_sums(x.detach()), _sums(g) * g.shape[2]]) for x, g in pairs])
+        return list(gradients[:split]), sums  # (points, 2, 3)
+
+
+def _norms(gradients: list[Tensor]) -> Values:
+    """Frobenius norms, summed in float32 where its range allows (eight times faster), else in float64."""
+    double = gradients[0].dtype == torch.float64
+    dtype = torch.float64 if double else torch.float32
+    norms = torch.stack([torch.linalg.vector_norm(g, dtype=dtype) for g in gradients])
+    host = norms.cpu().numpy().astype(np.float64)
+    if not double and host.min() < 1e-15:  # squares of entries may have left the range of float32
+        host = np.array([torch.linalg.vector_norm(g.cpu(), dtype=torch.float64).item() for g in gradients])
+    return host
+
+
+def _sums(x: Tensor) -> Tensor:
+    """Square norms per coordinate of the tokens, of their sums by sequence, and of the sum of all."""
+    x = x.to(torch.float32 if x.device.type == "mps" else torch.float64)  # (batch, tokens, width)
+    by_sequence = x.sum(1)  # (batch, width)
+    levels = (x, by_sequence, by_sequence.sum(0))
+    return torch.stack([torch.linalg.vector_norm(level) ** 2 for level in levels]) / x.shape[2]
+
+
+def _moments(sums: Tensor, batch: int, tokens: int) -> Values:
+    """Turn sums into averages over tokens, over pairs within a sequence and over pairs across sequences."""
+    token, sequence, everything = np.moveaxis(sums.cpu().numpy().astype(np.float64), 2, 0)  # each (points, 2)
+    same, across = batch * tokens * (tokens - 1), batch * (batch - 1) * tokens**2  # ordered pairs
+    nothing = np.full_like(token, np.nan)
+    q = token / (batch * tokens)
+    cov = (sequence - token) / same if same else nothing
+    cov_across = (everything - sequence) / across if across else nothing
+    return np.stack([q, cov, cov_across], axis=2).reshape(len(q), len(MOMENTS))

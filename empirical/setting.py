@@ -1,0 +1,111 @@
+"""What can be measured: the setting of a run, its seeds and the key columns of its tables."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from empirical.build import Architecture
+from empirical.device import torch_device, torch_dtype
+from empirical.losses import LOSSES
+from meanfield import ops
+from meanfield.errors import InputError, UnknownNameError, positive_integer
+
+SETTING_KEYS = [
+    "arch", "placement", "init", "activation", "width", "depth", "heads", "d_ff", "tokens", "batch", "loss",
+    "minibatches", "dtype",
+]  # fmt: skip
+KEYS = [*SETTING_KEYS, *ops.ParameterKey._fields]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is measured on an architecture: data, loss and precision.
+
+    Args:
+        tokens: Tokens in a sequence.
+        batch: Sequences in a mini-batch.
+        loss: ``"linear"`` or ``"cross_entropy"``.
+        minibatches: Mini-batches per seed, all on the same weights.
+        label_smoothing: For cross entropy, in [0, 1].
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        dtype: ``"float32"``, ``"float64"`` or ``"bfloat16"``.
+
+    Raises:
+        InputError: If a size is below 1, or label smoothing does not fit.
+        UnknownNameError: If the loss has no such name.
+    """
+
+    tokens: int = 16
+    batch: int = 1
+    loss: str = "linear"
+    minibatches: int = 1
+    label_smoothing: float = 0.0
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for size in ("tokens", "batch", "minibatches"):
+            object.__setattr__(self, size, positive_integer(size, getattr(self, size)))
+        if self.loss not in LOSSES:
+            raise UnknownNameError("loss", self.loss, LOSSES)
+        if not 0 <= self.label_smoothing <= 1:
+            raise InputError(
+                f"label_smoothing={self.label_smoothing} is outside [0, 1]: give a number between"
+            )
+        if self.label_smoothing and self.loss != "cross_entropy":
+            raise InputError(
+                f"label_smoothing={self.label_smoothing} means nothing for loss={self.loss!r}: "
+                "give 0, or loss='cross_entropy'"
+            )
+        object.__setattr__(self, "device", torch_device(self.device).type)
+        torch_dtype(self.dtype, torch.device(self.device))
+
+    def keys(self, arch: Architecture) -> dict[str, str | int]:
+        """Name the setting: one value for each of the key columns that all rows share.
+
+        Args:
+            arch: The architecture; sizes of an encoder-decoder are those of its encoder.
+
+        Returns:
+            Column name -> value.
+        """
+        stack = arch.encoder if isinstance(arch, ops.EncoderDecoder) else arch
+        values = (
+            arch.name, stack.placement, stack.init, stack.feed_forward.activation, stack.width, stack.depth,
+            stack.attention.heads, stack.feed_forward.up.d_out, self.tokens, self.batch, self.loss,
+            self.minibatches, self.dtype,
+        )  # fmt: skip
+        return dict(zip(SETTING_KEYS, values, strict=True))
+
+
+def seed_list(seeds: Iterable[int]) -> list[int]:
+    """Check seeds.
+
+    Args:
+        seeds: Distinct integers of at least 0.
+
+    Returns:
+        The seeds as ints.
+
+    Raises:
+        InputError: If there are none, or one is no integer, negative or repeated.
+
+    Example:
+        >>> seed_list(range(3))
+        [0, 1, 2]
+    """
+    checked: list[int] = []
+    for seed in seeds:
+        if isinstance(seed, bool) or not hasattr(seed, "__index__") or operator.index(seed) < 0:
+            raise InputError(f"seed={seed!r} is not an integer of at least 0: give distinct integers >= 0")
+        checked.append(operator.index(seed))
+    if not checked:
+        raise InputError("seeds is empty: give at least one integer >= 0")
+    if len(set(checked)) < len(checked):
+        twice = next(seed for seed in checked if checked.count(seed) > 1)
+        raise InputError(f"seed={twice} is given more than once: give distinct integers >= 0")
+    return checked
