@@ -45,7 +45,9 @@ class Setting:
         if self.width < 2:
             raise InputError(f"width={self.width} is too small: LayerNorm needs at least 2 coordinates")
         if self.depth > MAX_DEPTH:
-            raise InputError(f"depth={self.depth} is too large: numbers run layer by layer, up to {MAX_DEPTH}")
+            raise InputError(
+                f"depth={self.depth} is too large: numbers run layer by layer, up to {MAX_DEPTH}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,9 @@ class Claim:
     module: str = ""
 
 
-GAUSSIAN = "weights independent, centred Gaussian, $\\mathrm{Var}(W_{pq}) = 1/d$; biases 0; norm gain 1, shift 0"
+GAUSSIAN = (
+    "weights independent, centred Gaussian, $\\mathrm{Var}(W_{pq}) = 1/d$; biases 0; norm gain 1, shift 0"
+)
 UNIFORM = "uniform attention ($W^Q = W^K = 0$), one head, no output projection, $d_{ff} = d$, ReLU"
 LIMIT = "width to infinity: moments of one layer are those of Gaussian pre-activations"
 EXCHANGEABLE = "exchangeable tokens"
@@ -163,7 +167,8 @@ _CLAIMS = (
     Claim(
         "definition1",
         "theory",
-        "$Z \\ge 0$ is $(\\epsilon, \\delta)$-bounded if $\\Pr[(Z - EZ)/EZ \\le \\epsilon] \\ge 1 - \\delta$.",
+        "$Z \\ge 0$ is $(\\epsilon, \\delta)$-bounded if "
+        "$\\Pr[(Z - EZ)/EZ \\le \\epsilon] \\ge 1 - \\delta$.",
         ("$EZ > 0$",),
         "xiong2020, Sec. 3.3, Definition 1",
         "concentration",
@@ -190,15 +195,26 @@ _CLAIMS = (
         "theory",
         "Post-LN: with probability at least $0.99 - \\delta - \\frac{\\epsilon}{0.9 + \\epsilon}$, "
         "$\\|\\partial L/\\partial W^{2,L}\\|_F = O(d \\sqrt{\\ln d})$, independent of $L$.",
-        (*PAPER, EPS0, "$\\|\\partial L/\\partial x_{out}\\| = O(1)$", "$\\|x_5\\|^2$ $(\\epsilon, \\delta)$-bounded"),
+        (
+            *PAPER,
+            EPS0,
+            "$\\|\\partial L/\\partial x_{out}\\| = O(1)$",
+            "$\\|x_5\\|^2$ $(\\epsilon, \\delta)$-bounded",
+        ),
         "xiong2020, Theorem 1, App. E",
         "theorem1",
     ),
     Claim(
         "theorem1.pre",
         "theory",
-        "Pre-LN: with the same probability, $\\|\\partial L/\\partial W^{2,L}\\|_F = O(d \\sqrt{\\ln d / L})$.",
-        (*PAPER, EPS0, "$\\|\\partial L/\\partial x_{out}\\| = O(1)$", "$\\|x_L\\|^2$ $(\\epsilon, \\delta)$-bounded"),
+        "Pre-LN: with the same probability, "
+        "$\\|\\partial L/\\partial W^{2,L}\\|_F = O(d \\sqrt{\\ln d / L})$.",
+        (
+            *PAPER,
+            EPS0,
+            "$\\|\\partial L/\\partial x_{out}\\| = O(1)$",
+            "$\\|x_L\\|^2$ $(\\epsilon, \\delta)$-bounded",
+        ),
         "xiong2020, Theorem 1, App. E",
         "theorem1",
     ),
@@ -214,7 +230,8 @@ _CLAIMS = (
     Claim(
         "extension.pre",
         "theory",
-        "Pre-LN, deeper layers: $\\|\\partial L/\\partial W^{2,l}\\|_F$ does not depend on $l$ when $l$ is large.",
+        "Pre-LN, deeper layers: $\\|\\partial L/\\partial W^{2,l}\\|_F$ "
+        "does not depend on $l$ when $l$ is large.",
         (*PAPER, EPS0, LIMIT, EXCHANGEABLE, LINEAR),
         "xiong2020, App. F",
         "extension",

@@ -79,14 +79,14 @@ def instances(latex: str, what: str, cases: Iterable[bool | sp.Basic]) -> Step:
     return Step(latex, f"exact arithmetic on {len(results)} instances: {what}", all(results))
 
 
-def numeric(latex: str, what: str, pairs: Iterable[tuple[object, object]], digits: int = 30) -> Step:
-    """Check that numbers agree to a stated number of digits, in arithmetic with ten digits more.
+def numeric(latex: str, what: str, pairs: Iterable[tuple[mpmath.mpf, mpmath.mpf]], digits: int = 30) -> Step:
+    """Check that numbers agree to a stated number of digits.
 
     Args:
         latex: What the step says.
         what: How the numbers were found.
-        pairs: Two numbers that should be equal, once for each instance; evaluated by the caller at
-            `working_digits`.
+        pairs: Two numbers that should be equal, once for each instance; evaluated by the caller with
+            more digits than it asks for.
         digits: Relative agreement that is asked for.
 
     Returns:
@@ -95,7 +95,7 @@ def numeric(latex: str, what: str, pairs: Iterable[tuple[object, object]], digit
     Raises:
         ValueError: If there is no pair.
     """
-    results = [abs(mpmath.mpf(a) - mpmath.mpf(b)) <= mpmath.mpf(10) ** -digits * abs(b) for a, b in pairs]
+    results = [abs(a - b) <= mpmath.mpf(10) ** -digits * abs(b) for a, b in pairs]
     if not results:
         raise ValueError("a step without a check")
     return Step(latex, f"{what}, to {digits} digits", all(results))

@@ -1,0 +1,73 @@
+"""Gaussian expectations of a pair of activations, as SymPy expressions."""
+
+from __future__ import annotations
+
+import sympy as sp
+
+from meanfield.errors import MissingRuleError
+
+
+def _correlation(q: sp.Expr, cov: sp.Expr) -> sp.Expr:
+    ratio = cov / q
+    # Cancelling lets rho = 1 be seen; with nested kernels inside it would take minutes.
+    return sp.cancel(ratio) if ratio.is_rational_function() else ratio
+
+
+def relu_dual(q: sp.Expr, cov: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
+    """E[ReLU(u)^2] and E[ReLU(u) ReLU(v)] for centred Gaussian u, v: the arc-cosine kernel of degree 1.
+
+        q/2,  (q/2) (sqrt(1 - r^2) + r (pi - arccos r)) / pi,  r = cov/q
+
+    Args:
+        q: E[u^2] = E[v^2].
+        cov: E[u v].
+
+    Returns:
+        The two expectations.
+
+    Source:
+        cho2009, Eq. (3), (6) with n = 1.
+
+    Example:
+        >>> relu_dual(sp.Integer(1), sp.Integer(0))
+        (1/2, 1/(2*pi))
+    """
+    r = _correlation(q, cov)
+    kappa = (sp.sqrt(1 - r**2) + r * (sp.pi - sp.acos(r))) / sp.pi
+    return q / 2, q * kappa / 2
+
+
+def relu_slope_dual(q: sp.Expr, cov: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
+    """E[ReLU'(u)^2] and E[ReLU'(u) ReLU'(v)]: the arc-cosine kernel of degree 0.
+
+        1/2,  (pi - arccos r) / (2 pi),  r = cov/q
+
+    Args:
+        q: E[u^2] = E[v^2].
+        cov: E[u v].
+
+    Returns:
+        The two expectations.
+
+    Source:
+        cho2009, Eq. (3), (6) with n = 0.
+
+    Example:
+        >>> relu_slope_dual(sp.Integer(1), sp.Integer(0))
+        (1/2, 1/4)
+    """
+    return sp.Rational(1, 2), (sp.pi - sp.acos(_correlation(q, cov))) / (2 * sp.pi)
+
+
+def require_relu(activation: str, interpreter: str) -> None:
+    """Check that an activation has symbolic kernels.
+
+    Args:
+        activation: Name of the activation.
+        interpreter: Who asks, for the error.
+
+    Raises:
+        MissingRuleError: If the activation is not ReLU.
+    """
+    if activation != "relu":
+        raise MissingRuleError(activation, interpreter, "use activation='relu', or the numeric prediction")
