@@ -1,8 +1,8 @@
 """What the statistical tests share: one measurement per configuration, and bounds fixed beforehand.
 
 The allowance for finite width was calibrated once on other seeds and by other code
-(``benchmarks/finite_width.py``, docs/finite_width.md): the relative bias of a mean square gradient in layer l is
-c/width, with c between -2 and 2 per layer from l to the output, whatever the width. It is granted in full.
+(``benchmarks/finite_width.py``, docs/finite_width.md): the relative bias of a mean square gradient in layer l
+is c/width, with c between -2 and 2 per layer from l to the output, whatever the width. It is granted in full.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def allowance(width: int, layers_above: npt.ArrayLike) -> npt.NDArray[np.float64
 def measured(
     placement: str, width: int, depth: int, tokens: int, first_seed: int, seeds: int = SEEDS
 ) -> empirical.Measurement:
-    """Measure the paper's setting once per configuration, on one thread: small products gain nothing by two."""
+    """Measure the paper's setting once per configuration, on one thread: small products gain nothing."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

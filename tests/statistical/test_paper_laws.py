@@ -153,7 +153,7 @@ def test_the_exponent_of_the_width_is_one_half(placement: str) -> None:
 
 
 def test_the_exponent_of_the_depth() -> None:
-    """n = 1: the last layer of Post-LN does not see the depth, that of Pre-LN falls like (1 + 3L/2)^(-1/2)."""
+    """n = 1: the last layer of Post-LN does not see the depth; Pre-LN's falls like (1 + 3L/2)^(-1/2)."""
     depths = [2, 4, 8, 16]
     width = 64
     slack = float(laws.allowance(width, 1)) / 2 / math.log(8)
