@@ -79,7 +79,7 @@ def test_theorem_1_is_broken_no_more_often_than_its_probability_allows(
     bound = output * theorem1_bound(placement, width, depth, tokens)
     allowed = binom.isf(ONCE_IN_A_MILLION, laws.SEEDS, failure_probability(width))
     assert (gradient > bound).sum() <= allowed
-    # The same count rejects a bound that is too small: 0.6 times the exact value, which hardly any seed meets.
+    # The same count rejects a bound that is too small: 0.6 times the exact value, which few seeds meet.
     too_small = 0.6 * np.sqrt(np.mean(gradient**2)) / np.mean(output) * output
     assert (gradient > too_small).sum() > allowed
 
