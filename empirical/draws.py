@@ -91,11 +91,13 @@ def _draw_one(parameter: NamedParameter, seed: int) -> None:
     values: NDArray[Any] = tensor.numpy() if in_place else np.empty(tuple(tensor.shape), dtype)
     if law.law == "normal":
         generator.standard_normal(dtype=dtype, out=values)
-        values *= float(law.variance) ** 0.5
+        scale = float(law.variance) ** 0.5
     else:
         generator.random(dtype=dtype, out=values)
         values -= 0.5
-        values *= (12 * float(law.variance)) ** 0.5
+        scale = (12 * float(law.variance)) ** 0.5
+    with np.errstate(over="ignore"):  # whoever measures refuses infinities, and can say where they came from
+        values *= scale
     if law.mean:
         values += float(law.mean)
     if not in_place:

@@ -134,13 +134,13 @@ class Probe:
         total: list[Tensor] = []
         for _ in range(k):
             gradients, sums = self._backward(inputs.draw(setting.batch, setting.tokens), targets)
-            norms.append(_norms(gradients))
+            norms.append(frobenius_norms(gradients))
             moments.append(_moments(sums, setting.batch, setting.tokens))
             if k > 1:
                 gradients = [g.float() if g.dtype == torch.bfloat16 else g for g in gradients]
                 total = [t.add_(g) for t, g in zip(total, gradients, strict=True)] if total else gradients
         norm = np.stack(norms)  # (minibatches, parameters)
-        mean_norm = _norms(total) / k if k > 1 else norm[0]
+        mean_norm = frobenius_norms(total) / k if k > 1 else norm[0]
         gradient_rows = np.stack([np.mean(norm**2, axis=0), mean_norm**2, np.mean(norm, axis=0)], axis=1)
         moment_rows = np.mean(moments, axis=0)  # (points, 6)
         self._check(seed, gradient_rows, moment_rows)
@@ -181,8 +181,20 @@ class Probe:
         return list(gradients[:split]), sums  # (points, 2, 3)
 
 
-def _norms(gradients: list[Tensor]) -> Values:
-    """Frobenius norms, summed in float32 where its range allows (eight times faster), else in float64."""
+def frobenius_norms(gradients: list[Tensor]) -> Values:
+    """Take Frobenius norms, summed in float32 where its range allows (eight times faster), else in float64.
+
+    Args:
+        gradients: Tensors of one type and device.
+
+    Returns:
+        Their norms, in float64.
+
+    Example:
+        >>> norm = frobenius_norms([torch.full((2, 2), 1e-25)])  # whose squares float32 does not hold
+        >>> abs(norm.item() / 2e-25 - 1) < 1e-6
+        True
+    """
     double = gradients[0].dtype == torch.float64
     dtype = torch.float64 if double else torch.float32
     norms = torch.stack([torch.linalg.vector_norm(g, dtype=dtype) for g in gradients])
