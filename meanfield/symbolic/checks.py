@@ -59,13 +59,16 @@ def proved_sign(latex: str, how: str, *nonnegative: sp.Expr) -> Step:
     return Step(latex, f"proved by SymPy: {how}", all(bool(e.is_nonnegative) for e in nonnegative))
 
 
-def instances(latex: str, what: str, cases: Iterable[bool | sp.Basic]) -> Step:
-    """Check a statement on instances in exact arithmetic.
+def instances(
+    latex: str, what: str, cases: Iterable[bool | sp.Basic], method: str = "exact arithmetic"
+) -> Step:
+    """Check a statement on instances.
 
     Args:
         latex: What the step says.
         what: Which instances.
         cases: Whether the statement holds, once for each instance.
+        method: The arithmetic in which the caller evaluated them.
 
     Returns:
         The step.
@@ -76,7 +79,7 @@ def instances(latex: str, what: str, cases: Iterable[bool | sp.Basic]) -> Step:
     results = [bool(case) for case in cases]
     if not results:
         raise ValueError("a step without a check")
-    return Step(latex, f"exact arithmetic on {len(results)} instances: {what}", all(results))
+    return Step(latex, f"{method} on {len(results)} instances: {what}", all(results))
 
 
 def numeric(latex: str, what: str, pairs: Iterable[tuple[mpmath.mpf, mpmath.mpf]], digits: int = 30) -> Step:

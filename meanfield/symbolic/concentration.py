@@ -34,7 +34,9 @@ def chi2_tail(width: int, eps: Fraction) -> float:
     half = mpmath.mpf(width) / 2
     # The series of the regularised function needs as many guard digits as the width has.
     with mpmath.workdps(30 + len(str(width))):
-        return float(mpmath.gammainc(half, half * (1 + mpmath.mpf(eps.numerator) / eps.denominator), regularized=True))
+        return float(
+            mpmath.gammainc(half, half * (1 + mpmath.mpf(eps.numerator) / eps.denominator), regularized=True)
+        )
 
 
 def lemma_tail(width: int, eps: Fraction) -> float:
@@ -57,8 +59,14 @@ def lemma_tail(width: int, eps: Fraction) -> float:
     return float(mpmath.exp(-width * mpmath.mpf(eps.numerator) ** 2 / mpmath.mpf(eps.denominator) ** 2 / 8))
 
 
+def _bounded(law: dict[Fraction, Fraction], eps: Fraction, delta: Fraction) -> bool:
+    """Whether a discrete law, value to probability, is (eps, delta)-bounded."""
+    mean = sum((z * p for z, p in law.items()), Fraction(0))
+    return sum((p for z, p in law.items() if z - mean <= eps * mean), Fraction(0)) >= 1 - delta
+
+
 def upper_tail_only() -> Step:
-    """Check the law that is (eps, delta)-bounded for every eps and yet almost always 0.
+    """Check a law that is (eps, p)-bounded for every eps and yet 0 with probability 1 - p.
 
     Returns:
         The step.
@@ -68,11 +76,9 @@ def upper_tail_only() -> Step:
     """
     cases = []
     for p in (Fraction(1, 8), Fraction(1, 100), Fraction(1, 10**6)):
-        mean = (1 - p) * 0 + p * (1 / p)
-        for eps in (Fraction(1, 10), Fraction(1, 2), Fraction(2)):
-            above = p if 1 / p > 1 + eps else Fraction(0)
-            below = 1 - p  # Pr[Z <= EZ/10]
-            cases.append(mean == 1 and above <= p and below == 1 - p and below > EPS / (1 + EPS - Fraction(1, 10)))
+        law = {Fraction(0): 1 - p, 1 / p: p}
+        near_zero = sum(chance for z, chance in law.items() if z <= Fraction(1, 10))
+        cases += [_bounded(law, eps, p) and near_zero == 1 - p for eps in (EPS, Fraction(1, 2), Fraction(2))]
     return instances(
         r"Z \in \{0, \frac{1}{p}\}, \Pr[Z = \frac{1}{p}] = p: \quad EZ = 1, \quad \Pr[Z > 1 + \epsilon] \le p,"
         r" \quad \Pr[Z \le \frac{1}{10}] = 1 - p",
@@ -93,11 +99,15 @@ def definition1(setting: Setting) -> Derivation:
     Source:
         xiong2020, Definition 1.
     """
-    constant = [Fraction(0) <= eps for eps in (Fraction(1, 10), Fraction(1))]
+    constant = [_bounded({c: Fraction(1)}, Fraction(0), Fraction(0)) for c in (Fraction(1, 3), Fraction(7))]
+    spread = {Fraction(0): Fraction(1, 2), Fraction(2): Fraction(1, 2)}
     return Derivation(
         steps=(
             instances(
-                r"Z = c > 0: \quad \frac{Z - EZ}{EZ} = 0 \le \epsilon", "constant Z is (eps, 0)-bounded", constant
+                r"Z = c > 0 \mathrm{\ is\ } (0, 0)\mathrm{-bounded}; \quad"
+                r" \Pr[Z = 0] = \Pr[Z = 2] = \frac{1}{2} \mathrm{\ is\ not\ } (\frac{1}{2}, \frac{1}{4})\mathrm{-bounded}",
+                "discrete laws",
+                [*constant, not _bounded(spread, Fraction(1, 2), Fraction(1, 4))],
             ),
             upper_tail_only(),
         ),
@@ -139,7 +149,9 @@ def chi2(setting: Setting) -> Derivation:
     return Derivation(
         steps=(
             proved(
-                r"E[\exp(t Y_p^2)] = (1 - 2t)^{-1/2}, \quad t < \frac{1}{2}", "integral", moment - 1 / sp.sqrt(u)
+                r"E[\exp(t Y_p^2)] = (1 - 2t)^{-1/2}, \quad t < \frac{1}{2}",
+                "integral",
+                moment - 1 / sp.sqrt(u),
             ),
             proved(
                 r"\min_t E[\exp(t \|Y\|^2)] \exp(-t d (1 + \epsilon))"
@@ -162,10 +174,11 @@ def chi2(setting: Setting) -> Derivation:
                 "sign, with epsilon = 1/(1 + z)",
                 sp.factor(slope),
             ),
-            Step(
+            instances(
                 r"\Pr[\|Y\|^2 > (1 + \epsilon) d] \le \exp(-\frac{d \epsilon^2}{8})",
-                f"incomplete gamma function on {len(tails)} instances, d = 2 to 512, eps = 0.1, 0.5, 0.9",
-                all(tails),
+                "d = 2 to 512, eps = 0.1, 0.5, 0.9",
+                tails,
+                "incomplete gamma function",
             ),
         ),
         result=r"\Pr[\|Y\|^2 > (1 + \epsilon) d] \le \exp(-\frac{d}{2} (\epsilon - \ln(1 + \epsilon)))"
@@ -204,24 +217,33 @@ def measured(setting: Setting) -> Derivation:
     """
     from_lemma = sp.log(8) * 8 / sp.Rational(1, 100)
     exact_width = _smallest_width(2, 2048)
-    relative = float(post_ln_norm_variance(sp.Integer(setting.width)) / (sp.Rational(3, 2) * setting.width) ** 2)
+    relative = float(
+        post_ln_norm_variance(sp.Integer(setting.width)) / (sp.Rational(3, 2) * setting.width) ** 2
+    )
     return Derivation(
         steps=(
             instances(
                 r"d = 512, \epsilon = 0.1: \quad \exp(-\frac{d \epsilon^2}{8}) = 0.527 > 0.125",
                 "interval of the exponential",
-                [sp.exp(-sp.Rational(512, 800)) > sp.Rational(1, 8), abs(lemma_tail(512, EPS) - 0.5273) < 1e-4],
+                [
+                    sp.exp(-sp.Rational(512, 800)) > sp.Rational(1, 8),
+                    abs(lemma_tail(512, EPS) - 0.5273) < 1e-4,
+                ],
             ),
             proved(
                 r"\exp(-\frac{d \epsilon^2}{8}) = \frac{1}{8} \mathrm{\ at\ } d = 800 \ln 8 = 1663.6",
                 "substitution",
                 sp.exp(-from_lemma / 800) - sp.Rational(1, 8),
             ),
-            Step(
+            instances(
                 rf"\Pr[\chi^2_d > 1.1 d] \le \frac{{1}}{{8}} \mathrm{{\ from\ }} d = {exact_width} \mathrm{{\ on}}",
-                "incomplete gamma function at this width, at the one before, and at 512",
-                chi2_tail(exact_width, EPS) <= DELTA < chi2_tail(exact_width - 1, EPS)
-                and chi2_tail(512, EPS) <= DELTA,
+                "this width and the one before, then 512, 1024 and 2048: the tail falls with the width",
+                [
+                    chi2_tail(exact_width - 1, EPS) > DELTA,
+                    DELTA >= chi2_tail(exact_width, EPS) > chi2_tail(512, EPS),
+                    chi2_tail(512, EPS) > chi2_tail(1024, EPS) > chi2_tail(2048, EPS),
+                ],
+                "incomplete gamma function",
             ),
             *_post_variance_steps(),
         ),

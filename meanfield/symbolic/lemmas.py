@@ -136,7 +136,8 @@ def lemma2_pre(setting: Setting) -> Derivation:
         lagrange.append(n * sum(x**2 for x in u) - sum(u) ** 2 - spread)
     one = layer_map("pre", Q, RHO, N).trace
     ends = [
-        sp.rsolve(seq(layer + 1) - seq(layer) - m - sp.Rational(1, 2), seq(layer), {seq(0): 1}) for m in (0, 1)
+        sp.rsolve(seq(layer + 1) - seq(layer) - m - sp.Rational(1, 2), seq(layer), {seq(0): 1})
+        for m in (0, 1)
     ]
     first = layer_map("pre", sp.Integer(1), sp.Integer(0), N).trace.after
     rho_first = sp.limit(first.cov, N, sp.oo) / sp.limit(first.q, N, sp.oo)
@@ -226,14 +227,14 @@ def lemma3(setting: Setting) -> Derivation:
         exact.append(derivative == claimed)
         centred = point - sp.ones(1, d) * sp.Rational(sum(point), d)
         p = claimed * sp.sqrt((centred * centred.T)[0] / d)
-        projector.append(
-            p * p == p and p.T == p and p.trace() == d - 2
-        )
+        projector.append(p * p == p and p.T == p and p.trace() == d - 2)
     t, s = sp.symbols("t s", positive=True)
     shifted = sp.Matrix([[t + 1, t - 1, t]])
     ratio = sp.sqrt((shifted * shifted.T)[0] / 2)  # ||x||/||y||: y = (1, -1, 0)
     d_sym = sp.Symbol("d", positive=True, integer=True)
-    trace = [sp.trace(sp.eye(d) - sp.ones(d, d) / d) * s**2 - s**2 * d * (1 - sp.Rational(1, d)) for d in (2, 3, 7)]
+    trace = [
+        sp.trace(sp.eye(d) - sp.ones(d, d) / d) * s**2 - s**2 * d * (1 - sp.Rational(1, d)) for d in (2, 3, 7)
+    ]
     return Derivation(
         steps=(
             proved(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sympy as sp
 
 
-def _norm_after_branch(mean: sp.Expr, variance: sp.Expr, v_mean: sp.Expr, v_var: sp.Expr, d: sp.Expr) -> sp.Expr:
+def _norm_after_branch(
+    mean: sp.Expr, variance: sp.Expr, v_mean: sp.Expr, v_var: sp.Expr, d: sp.Expr
+) -> sp.Expr:
     """Variance of ||x + u||^2 for u ~ N(0, (V/d) I_d) given V, where V is independent of x.
 
     Given x and V, ||x + u||^2 = Z + 2 sqrt(Z V/d) g + (V/d) chi with g standard normal, chi chi-square with d
