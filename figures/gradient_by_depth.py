@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from matplotlib.ticker import NullLocator
 
 from figures.compare import compare
 from figures.fits import fit_exponent, slope
 from figures.lab import Cell, Lab, theory
-from figures.style import COLUMN, PLACEMENT_TITLES, against_theory, canvas
+from figures.style import COLUMN, PLACEMENT_TITLES, against_theory, canvas, number, plain_log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,28 +119,28 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     figure, axes = canvas(1, 1, COLUMN, 3.1)
     ax = axes[0, 0]
     ax.axvspan(*PAPER_DEPTHS, color="0.93", zorder=0)
-    for number, (placement, title) in enumerate(PLACEMENT_TITLES.items()):
+    for which, (placement, title) in enumerate(PLACEMENT_TITLES.items()):
         rows = table[table["placement"] == placement]
-        against_theory(ax, rows["depth"], rows, "grad_sq", number, title, root=True)
+        against_theory(ax, rows["depth"], rows, "grad_sq", which, title, root=True)
     lines = [
         f"{PLACEMENT_TITLES[row['placement']]}, $L={row['smallest']}$ to ${row['largest']}$: "
-        f"{exponent_label(row)}"
+        f"{with_interval(row)}, theory {number(row['theory'])}"
         for row in exponents.to_dict("records")
     ]
-    ax.set_title("exponent of $L$ [95 %], theory\n" + "\n".join(lines), fontsize=7.5, loc="left")
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    ax.set_title("exponents of $L$ [95 %]\n" + "\n".join(lines), fontsize=7.5, loc="left")
+    plain_log(ax, "x")
+    plain_log(ax, "y")
     depths = sorted(table["depth"].unique())
     ax.set_xticks(depths, labels=[str(d) if d not in (10, 14) else "" for d in depths])
-    ax.minorticks_off()
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("depth $L$ (shaded: the paper's 6 to 14)")
     ax.set_ylabel(r"$(\mathrm{E}\,\Vert\partial\mathcal{L}/\partial W^{2,L}\Vert_F^2)^{1/2}$")
     ax.legend(loc="lower left", title=f"$d={table['width'].iloc[0]}$, $n={table['tokens'].iloc[0]}$")
     return figure
 
 
-def exponent_label(row: Mapping[Any, Any]) -> str:
-    """Text of a fitted exponent, its interval and the theory's value.
+def with_interval(row: Mapping[Any, Any]) -> str:
+    """Text of a fitted exponent and its interval.
 
     Args:
         row: A row as `exponent_row` makes it.
@@ -148,7 +149,7 @@ def exponent_label(row: Mapping[Any, Any]) -> str:
         The text.
 
     Example:
-        >>> exponent_label({"estimate": -0.5, "low": -0.51, "high": -0.49, "theory": -0.5})
-        '$-0.50$ $[-0.51, -0.49]$, $-0.50$'
+        >>> with_interval({"estimate": 0.5, "low": 0.49, "high": 0.51})
+        '0.50 [0.49, 0.51]'
     """
-    return f"${row['estimate']:.2f}$ $[{row['low']:.2f}, {row['high']:.2f}]$, ${row['theory']:.2f}$"
+    return f"{number(row['estimate'])} [{number(row['low'])}, {number(row['high'])}]"

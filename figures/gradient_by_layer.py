@@ -9,7 +9,7 @@ import pandas as pd
 
 from figures.compare import compare
 from figures.lab import Cell, Lab, theory
-from figures.style import PAGE, PLACEMENT_TITLES, against_theory, canvas
+from figures.style import PAGE, PLACEMENT_TITLES, against_theory, canvas, plain_log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,9 +37,9 @@ def cells(sizes: Sizes) -> list[Cell]:
         sizes: The preset.
 
     Returns:
-        Both placements at each depth, and with a single token.
+        Both placements at each depth, and at the largest with a single token too.
     """
-    return sizes.layer_cells() + sizes.layer_cells(tokens=1)
+    return sizes.layer_cells() + sizes.layer_cells(depths=(max(sizes.depths),), tokens=1)
 
 
 def measure(sizes: Sizes, lab: Lab) -> dict[str, pd.DataFrame]:
@@ -80,15 +80,18 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
         for number, ((module, parameter), label) in enumerate(VECTORS.items()):
             line = deepest[(deepest["module"] == module) & (deepest["parameter"] == parameter)]
             against_theory(last, line["layer"], line, "grad_sq", number, label, root=True)
+        last.set_xticks(range(2, depths[-1] + 1, 2))
         last.set_title(f"{title}, $L={depths[-1]}$: vectors")
         axes[row, 0].set_ylabel(r"$(\mathrm{E}\,\Vert\partial\mathcal{L}/\partial\theta\Vert_F^2)^{1/2}$")
     for ax in axes.flat:
-        ax.set_yscale("log")
+        plain_log(ax, "y")
     for ax in axes[-1]:
         ax.set_xlabel("layer $l$")
-    for columns, source in ((4, axes[0, 0]), (6, axes[0, -1])):
-        handles, labels = source.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    words = "(line: theory; points: measured, 95 %)"
+    entries = axes[0, -2].get_legend_handles_labels()
+    figure.legend(*entries, loc="outside lower left", ncols=2, title=f"matrices {words}")
+    entries = axes[0, -1].get_legend_handles_labels()
+    figure.legend(*entries, loc="outside lower right", ncols=3, title=f"vectors {words}")
     return figure
 
 
@@ -98,5 +101,7 @@ def _matrices(ax: Axes, rows: pd.DataFrame, tokens: int) -> None:
     for number, (module, label) in enumerate(MATRICES.items()):
         line = many[many["module"] == module]
         against_theory(ax, line["layer"], line, "grad_sq", number, f"{label}, $n={tokens}$", root=True)
+    ax.set_xticks(range(2, rows["depth"].iloc[0] + 1, 2))
     alone = weights[(weights["tokens"] == 1) & (weights["module"] == "ffn.down")]
-    against_theory(ax, alone["layer"], alone, "grad_sq", 3, f"{MATRICES['ffn.down']}, $n=1$", root=True)
+    if len(alone):
+        against_theory(ax, alone["layer"], alone, "grad_sq", 3, f"{MATRICES['ffn.down']}, $n=1$", root=True)

@@ -98,18 +98,18 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     ax = axes[0, 0]
     special = table["mean_share"].isin(MEAN_SHARES)
     reference = table.groupby("radius")["without_mean"].first()
-    ax.plot(reference.index, reference, color="0.5", ls="--", label=r"$\sqrt{d}/\Vert x\Vert$")
+    ax.plot(reference.index, reference, color="0.75", lw=4, label=r"$\sqrt{d}/\Vert x\Vert$")
     groups = [("$x$ in any direction", table[~special])]
     groups += [
         (
-            f"{share:.2%} of $\\Vert x\\Vert^2$ in the mean".replace("%", " %"),
+            f"{100 * share:g} % of $\\Vert x\\Vert^2$ in the mean",
             table[table["mean_share"] == share],
         )
         for share in MEAN_SHARES
     ]
     for number, (label, rows) in enumerate(groups):
         line = rows.groupby("radius")["lemma3"].mean()
-        ax.plot(line.index, line, color=series(number)["color"])
+        ax.plot(line.index, line, color=series(number)["color"], lw=0.8)
         ax.plot(rows["radius"], rows["spectral_norm"], ls="none", mfc="white", label=label, **series(number))
     ax.plot([], [], color="black", label=r"Lemma 3: $\sqrt{d}/\Vert y\Vert$")
     ax.set_xscale("log")
@@ -117,5 +117,6 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     ax.set_xlabel(r"$\Vert x\Vert$")
     ax.set_ylabel(r"$\Vert J_{\mathrm{LN}}(x)\Vert_2$")
     ax.set_title(f"LayerNorm, $d={table['width'].iloc[0]}$, {table['seed'].nunique()} draws")
+    ax.set_ylim(top=300 * table["spectral_norm"].max())
     ax.legend(loc="upper right")
     return figure

@@ -9,7 +9,7 @@ import pandas as pd
 
 from figures.compare import KEYS, summarise
 from figures.lab import Cell, Lab
-from figures.style import PAGE, PLACEMENT_TITLES, canvas, points
+from figures.style import PAGE, PLACEMENT_TITLES, canvas, plain_log, points
 from figures.theorem1 import explicit_bound
 from meanfield.ops import EncoderDecoder
 
@@ -109,24 +109,16 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
             _panel(ax, rows)
             ax.set_title(f"{title}, {stack}")
         bound = bounds.loc[placement]
-        axes[row, 1].plot(
-            bound["layer"],
-            bound["bound"],
-            marker="_",
-            ms=11,
-            mew=1.6,
-            color="0.45",
-            ls="none",
-            label="Theorem 1's bound, last $W^2$",
-        )
-        axes[row, 0].set_ylabel(r"$\Vert\partial\mathcal{L}/\partial W^{\cdot,l}\Vert_F$")
+        words = f"Theorem 1's bound on $W^2$, $l={bound['layer']}$: {bound['bound']:,.0f}"
+        axes[row, 1].text(0.03, 0.93, words, transform=axes[row, 1].transAxes, fontsize=7.5)
+        axes[row, 0].set_ylabel(r"$\Vert\partial\mathcal{L}/\partial W^{k,l}\Vert_F$, $k=1,2$")
     for ax in axes.flat:
-        ax.set_yscale("log")
+        plain_log(ax, "y")
     for ax in axes[1]:
         ax.set_xlabel("layer $l$")
     first = table.iloc[0]
     handles, labels = axes[0, 1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
     figure.suptitle(
         f"$d={first['width']}$, $d_\\mathrm{{ff}}={first['d_ff']}$, {first['heads']} heads, "
         f"label smoothing 0.1; {first['seeds']} seeds × {first['minibatches']} mini-batches of "
@@ -137,11 +129,11 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def _panel(ax: Axes, rows: pd.DataFrame) -> None:
-    number = 0
+    which = 0
     for module, matrix in MATRICES.items():
         line = rows[rows["module"].str.endswith(module)].sort_values("layer")
         for notion, words in NOTIONS.items():
-            x = line["layer"] + 0.06 * (number - 1.5)  # so that equal points stay visible
+            x = line["layer"] + 0.06 * (which - 1.5)  # so that equal points stay visible
             low, high = line[f"{notion}_low"], line[f"{notion}_high"]
-            points(ax, x, low, line[notion], high, number, f"{matrix}, {words}")
-            number += 1
+            points(ax, x, low, line[notion], high, which, f"{matrix}, {words}")
+            which += 1

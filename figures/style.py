@@ -7,11 +7,12 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib
 import matplotlib.style
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from meanfield.errors import InputError
 
@@ -65,7 +66,40 @@ def series(number: int) -> dict[str, str]:
     return {"color": colours[number % len(colours)], "marker": MARKERS[number % len(MARKERS)]}
 
 
-def points(axes: Axes, x: Any, low: Any, middle: Any, high: Any, number: int, label: str = "") -> None:
+def plain_log(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Make an axis logarithmic, with ticks at 1, 2 and 5 written as plain numbers.
+
+    Args:
+        axes: Where.
+        which: ``"x"`` or ``"y"``.
+    """
+    if which == "x":
+        axes.set_xscale("log")
+    else:
+        axes.set_yscale("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def number(value: float) -> str:
+    """Write a number with two decimals and a proper minus sign, without a negative zero.
+
+    Args:
+        value: The number.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> number(-0.001), number(0.5)
+        ('0.00', '0.50')
+    """
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def points(axes: Axes, x: Any, low: Any, middle: Any, high: Any, which: int, label: str = "") -> None:
     """Draw measured points with their intervals.
 
     Args:
@@ -74,7 +108,7 @@ def points(axes: Axes, x: Any, low: Any, middle: Any, high: Any, number: int, la
         low: Lower ends of the intervals.
         middle: The points.
         high: Upper ends.
-        number: Index of the series.
+        which: Index of the series.
         label: Legend entry; none when empty.
     """
     axes.errorbar(
@@ -86,7 +120,7 @@ def points(axes: Axes, x: Any, low: Any, middle: Any, high: Any, number: int, la
         markerfacecolor="white",
         markeredgewidth=0.9,
         label=label or None,
-        **series(number),  # type: ignore[arg-type]  # keyword names are colour and marker alone
+        **series(which),  # type: ignore[arg-type]  # keyword names are colour and marker alone
     )
 
 
@@ -136,7 +170,7 @@ def save(figure: Figure, tables: Mapping[str, pd.DataFrame], folder: Path, name:
 
 
 def against_theory(
-    axes: Axes, x: Any, rows: pd.DataFrame, value: str, number: int, label: str, root: bool = False
+    axes: Axes, x: Any, rows: pd.DataFrame, value: str, which: int, label: str, root: bool = False
 ) -> None:
     """Draw rows of a comparison table: theory as a line, measurement as points with intervals.
 
@@ -145,12 +179,12 @@ def against_theory(
         x: Positions.
         rows: Rows of `figures.compare.compare`.
         value: The compared quantity.
-        number: Index of the series.
+        which: Index of the series.
         label: Legend entry.
         root: Whether to draw the square root of the quantity.
     """
     power = 0.5 if root else 1.0
     expected = rows[value]
     low, high = ((expected * rows[f"ratio_{end}"]) ** power for end in ("low", "high"))
-    axes.plot(x, expected**power, color=series(number)["color"])
-    points(axes, x, low, rows[f"{value}_hat"] ** power, high, number, label)
+    axes.plot(x, expected**power, color=series(which)["color"])
+    points(axes, x, low, rows[f"{value}_hat"] ** power, high, which, label)

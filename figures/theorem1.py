@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from matplotlib.ticker import NullLocator
 
 from figures.compare import compare
 from figures.fits import slope
-from figures.gradient_by_depth import exponent_row, last_ffn
+from figures.gradient_by_depth import exponent_row, last_ffn, with_interval
 from figures.lab import Cell, Lab
-from figures.style import PAGE, PLACEMENT_TITLES, canvas, points, series
+from figures.style import PAGE, PLACEMENT_TITLES, canvas, number, points, series
 from meanfield.errors import InputError
 
 if TYPE_CHECKING:
@@ -154,15 +155,14 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 def _panel(ax: Axes, rows: pd.DataFrame, sweep: str, fit: Mapping[Any, Any]) -> None:
     root = rows["grad_sq"] ** 0.5
-    ax.plot(rows[sweep], rows["bound"], color="0.45", ls="--", label=f"bound: ${fit['bound']:+.2f}$")
-    ax.plot(rows[sweep], root, color=series(1)["color"], label=f"theory: ${fit['theory']:+.2f}$")
+    ax.plot(rows[sweep], rows["bound"], color="0.45", ls="--", label=f"bound: {number(fit['bound'])}")
+    ax.plot(rows[sweep], root, color=series(1)["color"], label=f"theory: {number(fit['theory'])}")
     low, high = (root * rows[f"ratio_{end}"] ** 0.5 for end in ("low", "high"))
-    label = f"measured: ${fit['estimate']:+.2f}$ $[{fit['low']:+.2f}, {fit['high']:+.2f}]$"
-    points(ax, rows[sweep], low, rows["grad_sq_hat"] ** 0.5, high, 1, label)
+    middle = rows["grad_sq_hat"] ** 0.5
+    points(ax, rows[sweep], low, middle, high, 1, f"measured: {with_interval(fit)}")
     ax.set_xscale("log")
     ax.set_yscale("log")
     sizes = sorted(rows[sweep].unique())
     ax.set_xticks(sizes, labels=[str(s) if sweep == "width" or s not in (10, 14) else "" for s in sizes])
-    ax.minorticks_off()
-    ax.set_ylim(bottom=0.5 * root.min(), top=30 * rows["bound"].max())
-    ax.legend(loc="upper left", title="exponent [95 %]", alignment="left")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.legend(loc="center", title="exponent [95 %]", alignment="left")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from figures.compare import KEYS, interval, resampled_means
 from figures.lab import Cell, Lab, theory
-from figures.style import PAGE, PLACEMENT_TITLES, against_theory, canvas
+from figures.style import PAGE, PLACEMENT_TITLES, against_theory, canvas, plain_log, points, series
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,18 +81,23 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     shallow, deep = (table[table["depth"] == depth] for depth in (table["depth"].min(), table["depth"].max()))
     figure, axes = canvas(1, 2, PAGE, 2.8)
     left, right = axes[0]
-    for number, (placement, title) in enumerate(PLACEMENT_TITLES.items()):
-        for ax, rows in ((left, shallow), (right, deep)):
-            line = rows[rows["placement"] == placement]
-            against_theory(ax, line["layer"], line, "decorrelation", number, title if len(line) else "")
+    for which, (placement, title) in enumerate(PLACEMENT_TITLES.items()):
+        line = shallow[shallow["placement"] == placement]
+        against_theory(left, line["layer"], line, "decorrelation", which, title)
     post = shallow[shallow["placement"] == "post_ln"]
     half = post["decorrelation"].iloc[-1] * 2.0 ** (post["layer"].iloc[-1] - post["layer"])
-    left.plot(post["layer"], half, color="0.5", ls=":", label="half per layer")
+    left.plot(post["layer"][half < 1], half[half < 1], color="0.5", ls=":", label="half per layer")
+    right.plot(deep["layer"], deep["decorrelation"], color=series(1)["color"])
+    few = deep[
+        deep["layer"].isin(np.unique(np.geomspace(1, len(deep), 16).round()))
+    ]  # evenly on the log axis
+    low, high = (few["decorrelation"] * few[f"ratio_{end}"] for end in ("low", "high"))
+    points(right, few["layer"], low, few["decorrelation_hat"], high, 1, PLACEMENT_TITLES["pre_ln"])
     guide = deep["decorrelation"].iloc[-1] * (deep["layer"] / deep["layer"].iloc[-1]) ** ASYMPTOTE
     right.plot(deep["layer"], guide, color="0.5", ls=":", label="slope $-2/3$")
-    right.set_xscale("log")
+    plain_log(right, "x")
     for ax, rows in ((left, shallow), (right, deep)):
-        ax.set_yscale("log")
+        plain_log(ax, "y")
         ax.set_xlabel("layer $l$")
         ax.legend(loc="lower left")
         ax.set_title(

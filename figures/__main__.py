@@ -1,0 +1,168 @@
+"""`python -m figures`: measure, compare, draw every figure and decide every claim."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from empirical.device import DEVICES, torch_device
+from figures import (
+    concentration,
+    gradient_by_depth,
+    gradient_by_layer,
+    hidden_state_growth,
+    norm_jacobian,
+    paper_model,
+    theorem1,
+    token_correlation,
+    verdicts,
+)
+from figures.criteria import Tables
+from figures.lab import Lab, work
+from figures.presets import PRESETS
+from figures.style import save, style
+from meanfield.claims import Setting
+from meanfield.cli import Parser, run
+from meanfield.errors import InputError, UnknownNameError
+
+FIGURES: dict[str, ModuleType] = {
+    module.NAME: module
+    for module in (
+        gradient_by_layer,
+        gradient_by_depth,
+        hidden_state_growth,
+        norm_jacobian,
+        theorem1,
+        token_correlation,
+        concentration,
+        paper_model,
+    )
+}
+PROG = "python -m figures"
+
+
+def parser() -> Parser:
+    """Build the parser of the command line.
+
+    Returns:
+        The parser.
+    """
+    made = Parser(prog=PROG, description="Regenerate the figures and the verdict table.")
+    made.add_argument("--preset", default="quick", help=f"sizes: {', '.join(PRESETS)} (default: quick)")
+    made.add_argument("--only", nargs="+", metavar="NAME", help=f"some of: {', '.join(FIGURES)}")
+    made.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)} (default: auto)")
+    made.add_argument("--out", type=Path, help="folder for everything (default: results/PRESET)")
+    made.add_argument("--force", action="store_true", help="measure again what is there already")
+    made.add_argument("--json", action="store_true", help="print the verdicts as JSON")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Command line, ``sys.argv`` if None.
+
+    Returns:
+        0, or 1 when theory and measurement disagree.
+
+    Raises:
+        UnknownNameError: If a preset or figure has no such name.
+    """
+    options = parser().parse_args(arguments)
+    if options.preset not in PRESETS:
+        raise UnknownNameError("preset", options.preset, PRESETS)
+    for name in options.only or ():
+        if name not in FIGURES:
+            raise UnknownNameError("figure", name, FIGURES)
+    device = torch_device(options.device).type
+    out = options.out or Path("results") / options.preset
+    _prepare(out)
+    names = list(dict.fromkeys(options.only or FIGURES))
+    sizes = PRESETS[options.preset]
+    console = Console(stderr=True)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("remaining"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    with progress:
+        task = progress.add_task(
+            "", total=work(cell for name in names for cell in FIGURES[name].cells(sizes))
+        )
+        lab = Lab(out / "tables", device, options.force, lambda done: progress.advance(task, done))
+        for name in names:
+            progress.update(task, description=name)
+            tables = FIGURES[name].measure(sizes, lab)
+            with style():
+                save(FIGURES[name].draw(tables), tables, out, name)
+            console.print(f"{out / name}.png", highlight=False, soft_wrap=True)
+        progress.update(task, description="verdicts")
+        available = {name: tables for name in FIGURES if (tables := read(out, name))}
+        setting = Setting(width=sizes.width, depth=min(sizes.depths), tokens=sizes.tokens)
+        report = verdicts.verdicts(available, setting)
+        verdicts.write(report, out)
+    if options.json:
+        sys.stdout.write(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    else:
+        _show(report, out)
+    return int(verdicts.disagrees(report))
+
+
+def read(out: Path, name: str) -> Tables:
+    """Read the tables of a figure, as they lie beside it.
+
+    Args:
+        out: The folder.
+        name: The figure.
+
+    Returns:
+        Table name to table; empty where the figure has not been made.
+    """
+    return {path.name.split(".")[1]: pd.read_csv(path) for path in sorted(out.glob(f"{name}.*.csv"))}
+
+
+def _prepare(out: Path) -> None:
+    try:
+        (out / "tables").mkdir(parents=True, exist_ok=True)
+        refused = not all(os.access(folder, os.W_OK | os.X_OK) for folder in (out, out / "tables"))
+    except OSError as error:
+        raise InputError(f"out={out}: {error.strerror}; give a folder that can be written") from None
+    if refused:
+        raise InputError(f"out={out} cannot be written: give a folder that can be written")
+
+
+def _show(report: Mapping[str, Any], out: Path) -> None:
+    table = Table("claim", "theory", "measured", "value [95 %]", "figure")
+    for claim in report["claims"]:
+        table.add_row(claim["id"], claim["theory"], claim["measured"], verdicts.value(claim), claim["figure"])
+    console = Console()
+    console.print(table)
+    if report["agreement"]:
+        console.print(verdicts.summary(report["agreement"]), highlight=False)
+    console.print(f"{out / 'verdicts.md'}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    run(PROG, main)
