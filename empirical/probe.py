@@ -176,8 +176,8 @@ class Probe:
         states = list(self.outputs.values())
         gradients = torch.autograd.grad(loss, [p.tensor for p in self.parameters] + states)
         split = len(self.parameters)
-        pairs = zip(states, gradients[split:], strict=True)
-        sums = torch.stack([torch.stack([_sums(x.detach()), _sums(g) * g.shape[2]]) for x, g in pairs])
+        width = hidden.shape[2]
+        sums = torch.stack([_sums([x.detach() for x in states]), width * _sums(list(gradients[split:]))], 1)
         return list(gradients[:split]), sums  # (points, 2, 3)
 
 
@@ -204,12 +204,17 @@ def frobenius_norms(gradients: list[Tensor]) -> Values:
     return host
 
 
-def _sums(x: Tensor) -> Tensor:
+def _sums(states: list[Tensor]) -> Tensor:
     """Square norms per coordinate of the tokens, of their sums by sequence, and of the sum of all."""
-    x = x.to(torch.float32 if x.device.type == "mps" else torch.float64)  # (batch, tokens, width)
-    by_sequence = x.sum(1)  # (batch, width)
-    levels = (x, by_sequence, by_sequence.sum(0))
-    return torch.stack([torch.linalg.vector_norm(level) ** 2 for level in levels]) / x.shape[2]
+    dtype = torch.float32 if states[0].device.type == "mps" else torch.float64
+    sums = []
+    for start in range(0, len(states), 64):  # some at a time: fewer calls, and copies of some states alone
+        x = torch.stack(states[start : start + 64]).to(dtype)  # (points, batch, tokens, width)
+        by_sequence = x.sum(2)  # (points, batch, width)
+        levels = (x, by_sequence, by_sequence.sum(1))
+        squares = [torch.linalg.vector_norm(level.flatten(1), dim=1) ** 2 for level in levels]
+        sums.append(torch.stack(squares, 1) / x.shape[3])
+    return torch.cat(sums)  # (points, 3)
 
 
 def _moments(sums: Tensor, batch: int, tokens: int) -> Values:
