@@ -6,12 +6,11 @@ Exit status 0: every step of every derivation passed its check; 1: a step failed
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Mapping
 
 from meanfield import cli
-from meanfield.claims import LEDGER, Derivation, Setting, derive
+from meanfield.claims import LEDGER, Setting, derive
+from meanfield.symbolic.render import FORMATS
 
 PROG = "python -m meanfield.derive"
 
@@ -25,32 +24,26 @@ def _integer(text: str) -> int:
         ) from None
 
 
-def as_json(claims: Mapping[str, Derivation]) -> str:
-    """Write derivations as strict JSON.
-
-    Args:
-        claims: Derivations by claim id.
-
-    Returns:
-        One JSON object with the key ``claims``.
-    """
-    records = [
-        {
-            "id": name,
-            "statement": LEDGER[name].statement,
-            "assumptions": list(LEDGER[name].assumptions),
-            "steps": [{"latex": s.latex, "check": s.check, "holds": s.holds} for s in derivation.steps],
-            "result": derivation.result,
-            "verdict": derivation.verdict,
-            "condition": derivation.condition,
-            "numbers": dict(derivation.numbers),
-        }
-        for name, derivation in claims.items()
-    ]
-    return json.dumps({"claims": records}, indent=2, allow_nan=False)
-
-
-FORMATS = {"json": as_json}
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog=PROG,
+        description="Derive what the paper claims; every step of every proof is checked as it runs.",
+        epilog="claims: " + ", ".join(claim.id for claim in LEDGER.values() if claim.module),
+    )
+    parser.add_argument(
+        "--claim", nargs="+", action="extend", metavar="ID", help="claims to derive (default: all)"
+    )
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument(
+        "--format", choices=sorted(FORMATS), default="text", help="how to print (default: text)"
+    )
+    output.add_argument(
+        "--json", dest="format", action="store_const", const="json", help="same as --format json"
+    )
+    parser.add_argument("--width", type=_integer, default=512, help="size of a token (default: 512)")
+    parser.add_argument("--depth", type=_integer, default=6, help="number of layers (default: 6)")
+    parser.add_argument("--tokens", type=_integer, default=16, help="tokens in the sequence (default: 16)")
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,15 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         Exit status 0, or 1 if a step failed.
     """
-    parser = cli.Parser(prog=PROG, description="Derive the paper's claims; every step is checked as it runs.")
-    parser.add_argument("--claim", nargs="+", action="extend", metavar="ID", help="claims to derive (default: all)")
-    output = parser.add_mutually_exclusive_group()
-    output.add_argument("--format", choices=sorted(FORMATS), default="text", help="how to print (default: text)")
-    output.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
-    parser.add_argument("--width", type=_integer, default=512, help="size of a token (default: 512)")
-    parser.add_argument("--depth", type=_integer, default=6, help="number of layers (default: 6)")
-    parser.add_argument("--tokens", type=_integer, default=16, help="tokens in the sequence (default: 16)")
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     setting = Setting(args.width, args.depth, args.tokens)
     names = args.claim or [claim.id for claim in LEDGER.values() if claim.module]
     claims = {name: derive(name, setting) for name in names}

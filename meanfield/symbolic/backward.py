@@ -93,6 +93,9 @@ def norm(op: Norm, trace: Trace, after: GradMoments) -> Pullback:
 def attention(op: Attention, trace: Trace, after: GradMoments) -> Pullback:
     """Return, for every value, the mean of all gradients.
 
+    Returns:
+        The pullback.
+
     Raises:
         MissingRuleError: If the attention is not uniform, or is masked or crossed.
 

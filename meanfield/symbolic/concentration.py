@@ -80,7 +80,8 @@ def upper_tail_only() -> Step:
         near_zero = sum(chance for z, chance in law.items() if z <= Fraction(1, 10))
         cases += [_bounded(law, eps, p) and near_zero == 1 - p for eps in (EPS, Fraction(1, 2), Fraction(2))]
     return instances(
-        r"Z \in \{0, \frac{1}{p}\}, \Pr[Z = \frac{1}{p}] = p: \quad EZ = 1, \quad \Pr[Z > 1 + \epsilon] \le p,"
+        r"Z \in \{0, \frac{1}{p}\}, \Pr[Z = \frac{1}{p}] = p: \quad EZ = 1, \quad \Pr[Z > 1 + \epsilon]"
+        r" \le p,"
         r" \quad \Pr[Z \le \frac{1}{10}] = 1 - p",
         "p = 1/8, 1/100, 1e-6 and eps = 1/10, 1/2, 2",
         cases,
@@ -105,13 +106,15 @@ def definition1(setting: Setting) -> Derivation:
         steps=(
             instances(
                 r"Z = c > 0 \mathrm{\ is\ } (0, 0)\mathrm{-bounded}; \quad"
-                r" \Pr[Z = 0] = \Pr[Z = 2] = \frac{1}{2} \mathrm{\ is\ not\ } (\frac{1}{2}, \frac{1}{4})\mathrm{-bounded}",
+                r" \Pr[Z = 0] = \Pr[Z = 2] = \frac{1}{2} \mathrm{\ is\ not\ } (\frac{1}{2},"
+                r" \frac{1}{4})\mathrm{-bounded}",
                 "discrete laws",
                 [*constant, not _bounded(spread, Fraction(1, 2), Fraction(1, 4))],
             ),
             upper_tail_only(),
         ),
-        result=r"\Pr[Z > (1 + \epsilon) EZ] \le \delta; \quad \Pr[Z \le \alpha EZ] \mathrm{\ is\ not\ bounded}",
+        result=r"\Pr[Z > (1 + \epsilon) EZ] \le \delta; \quad \Pr[Z \le \alpha EZ]"
+        r" \mathrm{\ is\ not\ bounded}",
         verdict="holds",
         condition="a definition; it bounds the upper tail only, and nothing keeps $Z$ away from 0",
     )
@@ -224,7 +227,7 @@ def measured(setting: Setting) -> Derivation:
         steps=(
             instances(
                 r"d = 512, \epsilon = 0.1: \quad \exp(-\frac{d \epsilon^2}{8}) = 0.527 > 0.125",
-                "interval of the exponential",
+                "the exponential and 1/8",
                 [
                     sp.exp(-sp.Rational(512, 800)) > sp.Rational(1, 8),
                     abs(lemma_tail(512, EPS) - 0.5273) < 1e-4,
@@ -236,7 +239,8 @@ def measured(setting: Setting) -> Derivation:
                 sp.exp(-from_lemma / 800) - sp.Rational(1, 8),
             ),
             instances(
-                rf"\Pr[\chi^2_d > 1.1 d] \le \frac{{1}}{{8}} \mathrm{{\ from\ }} d = {exact_width} \mathrm{{\ on}}",
+                rf"\Pr[\chi^2_d > 1.1 d] \le \frac{{1}}{{8}} \mathrm{{\ from\ }} d = {exact_width}"
+                rf" \mathrm{{\ on}}",
                 "this width and the one before, then 512, 1024 and 2048: the tail falls with the width",
                 [
                     chi2_tail(exact_width - 1, EPS) > DELTA,
@@ -250,7 +254,8 @@ def measured(setting: Setting) -> Derivation:
         result=r"\delta_{lemma}(d) = \exp(-\frac{d}{800}); \quad"
         r" \delta_{exact}(d) = \Pr[\chi^2_d > 1.1 d]",
         verdict="holds_under",
-        condition=f"width of at least {exact_width} for Gaussian hidden states, by the exact tail; the paper's own "
+        condition=f"width of at least {exact_width} for Gaussian hidden states, by the exact tail; the "
+        f"paper's own "
         "lemma gives 0.527 at $d = 512$ and would need $d \\ge 1664$, so it does not imply the measured pair",
         numbers={
             "delta_lemma": lemma_tail(setting.width, EPS),

@@ -54,7 +54,8 @@ def _map_step(placement: str) -> Step:
         mean = (a1 + (N - 1) * b1) / N
         a, b = (a1 + mean) / (1 + m), (b1 + mean) / (1 + m)
         latex = (
-            r"A' = A, B' = \frac{2}{3} B (1 + \frac{\kappa_0(\rho')}{2}); \quad M = \frac{A' + (n-1) B'}{n}: \quad"
+            r"A' = A, B' = \frac{2}{3} B (1 + \frac{\kappa_0(\rho')}{2}); \quad M = \frac{A' + (n-1)"
+            r" B'}{n}: \quad"
             r" A \leftarrow \frac{A' + M}{1 + m}, B \leftarrow \frac{B' + M}{1 + m}"
         )
     else:
@@ -63,9 +64,11 @@ def _map_step(placement: str) -> Step:
         a, b = a1 + mean / q, b1 + mean / q
         latex = (
             r"A' = A (1 + \frac{1}{2 (q + m)}), B' = B (1 + \frac{\kappa_0(\rho')}{2 (q + m)}); \quad"
-            r" M = \frac{A' + (n-1) B'}{n}: \quad A \leftarrow A' + \frac{M}{q}, B \leftarrow B' + \frac{M}{q}"
+            r" M = \frac{A' + (n-1) B'}{n}: \quad A \leftarrow A' + \frac{M}{q}, B \leftarrow B' +"
+            r" \frac{M}{q}"
         )
-    how = "interpreter against the formulas written by hand, any n and correlation; kappa_0 = 1 - arccos(rho')/pi"
+    how = "interpreter against the formulas written by hand, any n and correlation; kappa_0 = 1 - "
+    "arccos(rho')/pi"
     # Instances first: simplifying nested kernels takes long where the formulas disagree.
     points = [
         {RHO: sp.Rational(r, 7), N: n, Q: sp.Rational(5, 3), A: 2, B: sp.Rational(1, 3)}
@@ -131,7 +134,8 @@ def post(setting: Setting) -> Derivation:
                 one_token.back.grad.q_grad.subs(B, A) - A,
             ),
             instances(
-                r"n = 1: \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 = \frac{d}{3} A_L \mathrm{\ for\ every\ } l",
+                r"n = 1: \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 = \frac{d}{3} A_L"
+                r" \mathrm{\ for\ every\ } l",
                 "whole stacks of 1 to 6 layers",
                 (
                     value == sp.Rational(1, 3)
@@ -141,7 +145,8 @@ def post(setting: Setting) -> Derivation:
             ),
             _map_step("post"),
             proved(
-                r"\rho = 1: \quad A + (n-1) B \mathrm{\ is\ kept}, \quad A - B \leftarrow \frac{1}{2} (A - B)",
+                r"\rho = 1: \quad A + (n-1) B \mathrm{\ is\ kept}, \quad A - B \leftarrow \frac{1}{2} (A"
+                r" - B)",
                 "the two modes of the layer map",
                 coherent - S,
                 difference - DIFFERENCE / 2,
@@ -156,19 +161,22 @@ def post(setting: Setting) -> Derivation:
                 sp.limit(closed.subs(N, n), k, sp.oo) - floor,
             ),
             proved(
-                r"\rho = 1: \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 = \frac{d}{3} n (A_l + (n-1) B_l)",
+                r"\rho = 1: \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 = \frac{d}{3} n (A_l +"
+                r" (n-1) B_l)",
                 "weights see the kept mode alone: their gradient does not decay at all, for any n",
                 down - N * S / 3,
             ),
             instances(
                 r"\frac{A_l}{(2/3)^{L-l}} \to \infty",
-                "limit for n = 1, 2, 16, 1000: no such factor bounds A",
+                "n = 1, 2, 16, 1000: no such factor bounds A",
                 limits,
+                "limits by SymPy",
             ),
             instances(
                 r"\rho_0 = 0: \quad \frac{4}{5} < \frac{E\|\partial L/\partial W^{2,l}\|^2}"
                 r"{E\|\partial L/\partial W^{2,L}\|^2} < \frac{7}{5}",
-                "every layer at the real correlations, L = 2 to 60, n = 1 to 1,000,000; the claim at L = 60: 4e-11",
+                "every layer at the real correlations, L = 2 to 60, n = 1 to 1,000,000; the claim at L = "
+                "60: 4e-11",
                 (4 / 5 < value / down_[-1] < 7 / 5 for down_ in level for value in down_),
                 "floating-point recurrence",
             ),
@@ -186,9 +194,12 @@ def post(setting: Setting) -> Derivation:
         result=r"\rho = 1: \quad A_l = \frac{A_L}{n} (1 + (n-1) 2^{-(L-l)}), \quad"
         r" E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 = \frac{d}{3} n A_L \mathrm{\ for\ every\ } l",
         verdict="fails",
-        condition="counter-example $n = 1$: every layer has the same gradient, $\\frac{2}{3} \\cdot \\frac{3}{2} = 1$. "
-        "What decays, for $n > 1$, is the gradient of a token, by $\\frac{1}{2} (1 + \\frac{1}{n})$ per layer down to "
-        "$\\frac{1}{n}$: token mixing, not LayerNorm. Weight gradients collect all tokens: they are kept where tokens "
+        condition="counter-example $n = 1$: every layer has the same gradient, $\\frac{2}{3} \\cdot "
+        "\\frac{3}{2} = 1$. "
+        "What decays, for $n > 1$, is the gradient of a token, by $\\frac{1}{2} (1 + \\frac{1}{n})$ per "
+        "layer down to "
+        "$\\frac{1}{n}$: token mixing, not LayerNorm. Weight gradients collect all tokens: they are kept "
+        "where tokens "
         "have aligned, and stay within $-20$ and $+40$ percent in square at every depth and $n$ tried",
         numbers={
             "claimed_factor_sq": (2 / 3) ** (setting.depth - 1),
@@ -264,18 +275,21 @@ def pre(setting: Setting) -> Derivation:
                 sp.limit(layer * (chi_d - 1).subs(Q, q_l), layer, sp.oo) - third,
             ),
             proved(
-                r"A_l \sim l^{-1} \mathrm{\ (coherent)}; \quad A_l \sim L^{-2/3} l^{-1/3} \mathrm{\ (incoherent,\ } n > 1)",
+                r"A_l \sim l^{-1} \mathrm{\ (coherent)}; \quad A_l \sim L^{-2/3} l^{-1/3}"
+                r" \mathrm{\ (incoherent,\ } n > 1)",
                 "exponents l (chi - 1) of the two modes, and 1/q_L of the final norm",
                 sp.limit(layer * (chi_s - 1).subs(Q, q_l), layer, sp.oo) - 1,
                 sp.limit(layer / q_l, layer, sp.oo) - 2 * third,
             ),
             proved(
-                r"\rho = 1: \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 = \frac{d}{2} n (A_l + (n-1) B_l)",
+                r"\rho = 1: \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 = \frac{d}{2} n (A_l +"
+                r" (n-1) B_l)",
                 "weights see the coherent mode alone, so they fall like 1/q_l for any n",
                 down - N * S / 2,
             ),
             proved(
-                r"q - c \leftarrow (q - c) (1 + \frac{1}{2 (q + m)}) \sim l^{1/3}, \quad 1 - \rho_l \sim l^{-2/3}",
+                r"q - c \leftarrow (q - c) (1 + \frac{1}{2 (q + m)}) \sim l^{1/3}, \quad 1 - \rho_l \sim"
+                r" l^{-2/3}",
                 "slope of the arc-cosine kernel at 1, attention keeps q - c",
                 sp.limit(sp.diff(kappa, r), r, 1, "-") - 1,
                 kappa.subs(r, 1) - 1,
@@ -290,7 +304,8 @@ def pre(setting: Setting) -> Derivation:
         ),
         result=r"n = 1: \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 = \frac{d}{2 (1 + 3l/2)} A_{out}",
         verdict="fails",
-        condition="counter-example $n = 1$: $\\|\\partial L/\\partial W^{2,l}\\|_F \\sim 1/\\sqrt{l}$, exactly, and it "
+        condition="counter-example $n = 1$: $\\|\\partial L/\\partial W^{2,l}\\|_F \\sim 1/\\sqrt{l}$, "
+        "exactly, and it "
         "does not depend on $L$; for $n > 1$ the same law is reached as tokens align ($\\rho \\to 1$)",
         numbers={
             "down_first_over_last": run.down[0] / run.down[-1],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import sympy as sp
 
@@ -34,7 +35,8 @@ def by_layer(setting: Setting) -> Derivation:
     return Derivation(
         steps=(
             instances(
-                r"\mathrm{Post-LN,\ } n = 1: \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 = \frac{d}{3}",
+                r"\mathrm{Post-LN,\ } n = 1: \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 ="
+                r" \frac{d}{3}",
                 "every layer of a stack of 6",
                 (value == sp.Rational(1, 3) for value in down_by_layer("post", 6)),
             ),
@@ -52,7 +54,8 @@ def by_layer(setting: Setting) -> Derivation:
                 "floating-point recurrence",
             ),
             instances(
-                r"\mathrm{Pre-LN,\ } n = 1: \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 = \frac{d}{2 + 3l}",
+                r"\mathrm{Pre-LN,\ } n = 1: \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 ="
+                r" \frac{d}{2 + 3l}",
                 "every layer of a stack of 6",
                 (
                     value == sp.Rational(1, 2 + 3 * l_)
@@ -60,18 +63,22 @@ def by_layer(setting: Setting) -> Derivation:
                 ),
             ),
             instances(
-                r"\mathrm{Pre-LN:\ } E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 \mathrm{\ falls\ from\ every\ layer\ to\ the\ next}",
+                r"\mathrm{Pre-LN:\ } E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2"
+                r" \mathrm{\ falls\ from\ every\ layer\ to\ the\ next}",
                 "n = 1, 2, 4, 16, 64, 1000",
-                (first > second for down in fall for first, second in zip(down, down[1:], strict=False)),
+                (first > second for down in fall for first, second in pairwise(down)),
                 "floating-point recurrence",
             ),
         ),
         result=r"\mathrm{Post-LN:\ level;\ Pre-LN:\ } \|\frac{\partial L}{\partial W^{2,l}}\|_F"
         r" \sim (1 + \frac{3l}{2})^{-1/2}",
         verdict="fails",
-        condition="counter-example $n = 1$: Post-LN is level, Pre-LN falls by $\\sqrt{10/2.5} = 2$ from layer 1 to 6 (the "
-        "paper's own bars: about 0.55 to 0.29). With uniform attention and incoherent token gradients Post-LN's $W^2$ "
-        "gradient stays level for every $n$; only the gradient of a single token grows with $l$. The growth measured "
+        condition="counter-example $n = 1$: Post-LN is level, Pre-LN falls by $\\sqrt{10/2.5} = 2$ from "
+        "layer 1 to 6 (the "
+        "paper's own bars: about 0.55 to 0.29). With uniform attention and incoherent token gradients "
+        "Post-LN's $W^2$ "
+        "gradient stays level for every $n$; only the gradient of a single token grows with $l$. The "
+        "growth measured "
         "in Fig. 3(a) is not explained by this setting; the part after warm-up is about training",
         numbers={
             "post_first_over_last": math.sqrt(post.down[0] / post.down[-1]),
@@ -107,7 +114,8 @@ def by_depth(setting: Setting) -> Derivation:
                 post.subs(B, 0) - N * A / 3,
             ),
             proved(
-                r"\mathrm{Pre-LN:\ } E\|\frac{\partial L}{\partial W^{2,L}}\|_F^2 = \frac{d}{2 q_L} n A_{out}",
+                r"\mathrm{Pre-LN:\ } E\|\frac{\partial L}{\partial W^{2,L}}\|_F^2 = \frac{d}{2 q_L} n"
+                r" A_{out}",
                 "interpreter and final norm",
                 pre.back.grad_sq[DOWN].subs(B, 0) / pre.trace.after.q
                 - N * A / (2 * (Q + MIXING + sp.Rational(1, 2))),
@@ -115,11 +123,12 @@ def by_depth(setting: Setting) -> Derivation:
             instances(
                 r"\mathrm{Pre-LN\ falls\ with\ every\ layer\ added}",
                 "L = 6, 8, 10, 12, 14",
-                (first > second for first, second in zip(lasts, lasts[1:], strict=False)),
+                (first > second for first, second in pairwise(lasts)),
                 "floating-point recurrence",
             ),
             instances(
-                r"\mathrm{Post-LN,\ coherent\ gradients\ } B \ne 0: \quad \rho_L \mathrm{\ enters,\ and\ } 1 - \rho_L < 0.1",
+                r"\mathrm{Post-LN,\ coherent\ gradients\ } B \ne 0: \quad \rho_L"
+                r" \mathrm{\ enters,\ and\ } 1 - \rho_L < 0.1",
                 "n = 16, L = 6 to 14: what is left of the dependence on L",
                 (1 - rho < 0.1 for rho in coherent),
                 "floating-point recurrence",

@@ -79,6 +79,9 @@ def norm(op: Norm, before: Moments) -> Trace:
 def attention(op: Attention, before: Moments) -> Trace:
     """Return, for every token, the mean of all values.
 
+    Returns:
+        The trace.
+
     Raises:
         MissingRuleError: If the attention is not uniform, or is masked or crossed.
 

@@ -10,7 +10,7 @@ import sympy as sp
 from meanfield.claims import Derivation, Setting
 from meanfield.symbolic.checks import instances, numeric, proved, proved_sign
 from meanfield.symbolic.kernels import relu_dual
-from meanfield.symbolic.recurrence import MIXING, RHO, D, N, Q, layer_map, profile
+from meanfield.symbolic.recurrence import MIXING, RHO, N, Q, layer_map, profile
 
 
 def lemma1(setting: Setting) -> Derivation:
@@ -36,7 +36,8 @@ def lemma1(setting: Setting) -> Derivation:
     return Derivation(
         steps=(
             proved(
-                r"E[\mathrm{ReLU}(X_p)^2] = \int_0^\infty x^2 \frac{\exp(-x^2/(2\sigma^2))}{\sqrt{2\pi} \sigma} dx"
+                r"E[\mathrm{ReLU}(X_p)^2] = \int_0^{\infty} x^2"
+                r" \frac{\exp(-x^2/(2\sigma^2))}{\sqrt{2\pi} \sigma} dx"
                 r" = \frac{\sigma^2}{2}",
                 "integral",
                 one - s**2 / 2,
@@ -128,7 +129,7 @@ def lemma2_pre(setting: Setting) -> Derivation:
         xiong2020, Lemma 2.
     """
     layer = sp.Symbol("l", integer=True, nonnegative=True)
-    q, seq = sp.Symbol("q"), sp.Function("q")
+    seq = sp.Function("q")
     lagrange = []
     for n in (2, 3, 5):
         u = sp.symbols(f"u1:{n + 1}", real=True)
@@ -148,7 +149,8 @@ def lemma2_pre(setting: Setting) -> Derivation:
                 r"\frac{1}{n} \sum_i \|u_i\|^2 - \|\frac{1}{n} \sum_i u_i\|^2"
                 r" = \frac{1}{n^2} \sum_{i<j} \|u_i - u_j\|^2 \ge 0, \quad"
                 r" \|u_i\|^2 = d: \quad 0 \le m \le 1",
-                "identity by coordinate, n = 2, 3, 5: the mean of normed tokens has square norm m d, no average "
+                "identity by coordinate, n = 2, 3, 5: the mean of normed tokens has square norm m d, no "
+                "average "
                 "over weights needed",
                 *lagrange,
             ),
@@ -180,7 +182,8 @@ def lemma2_pre(setting: Setting) -> Derivation:
         result=r"1 + \frac{l}{2} \le \frac{1}{d} E\|x_l\|^2 = 1 + \sum_{k<l} (m_k + \frac{1}{2})"
         r" \le 1 + \frac{3l}{2}",
         verdict="holds",
-        condition="exact at every width; the upper end is reached for n = 1 or equal tokens at every $l$, the lower "
+        condition="exact at every width; the upper end is reached for n = 1 or equal tokens at every "
+        "$l$, the lower "
         "end only at $l = 1$ in the limit of many uncorrelated tokens; since $\\rho \\to 1$ with depth, "
         "$q_l / l \\to 3/2$ for every $n$",
         numbers={
@@ -227,7 +230,7 @@ def lemma3(setting: Setting) -> Derivation:
         exact.append(derivative == claimed)
         centred = point - sp.ones(1, d) * sp.Rational(sum(point), d)
         p = claimed * sp.sqrt((centred * centred.T)[0] / d)
-        projector.append(p * p == p and p.T == p and p.trace() == d - 2)
+        projector.append(p * p == p and p == p.T and p.trace() == d - 2)
     t, s = sp.symbols("t s", positive=True)
     shifted = sp.Matrix([[t + 1, t - 1, t]])
     ratio = sp.sqrt((shifted * shifted.T)[0] / 2)  # ||x||/||y||: y = (1, -1, 0)
@@ -249,7 +252,8 @@ def lemma3(setting: Setting) -> Derivation:
                 projector,
             ),
             proved(
-                r"x = t 1 + (1, -1, 0): \quad \|J\|_2 = \frac{\sqrt{3}}{\sqrt{2}} \mathrm{\ for\ every\ } t, \quad"
+                r"x = t 1 + (1, -1, 0): \quad \|J\|_2 = \frac{\sqrt{3}}{\sqrt{2}}"
+                r" \mathrm{\ for\ every\ } t, \quad"
                 r" \frac{\|x\|}{\|y\|} \to \infty",
                 "counter-example to the step from $\\|y\\|$ to $\\|x\\|$: limit",
                 _jacobian_claimed(shifted) - _jacobian_claimed(shifted.subs(t, 1)),
@@ -266,7 +270,8 @@ def lemma3(setting: Setting) -> Derivation:
         result=r"\|J_{LN}(x)\|_2 = \frac{\sqrt{d}}{\|y\|} \mathrm{\ for\ } d \ge 3; \quad J_{LN} = 0"
         r" \mathrm{\ for\ } d = 2",
         verdict="holds_under",
-        condition="the formula is exact; $O(\\sqrt{d}/\\|x\\|)$ needs $\\|y\\| \\ge c \\|x\\|$, that is, the mean over "
+        condition="the formula is exact; $O(\\sqrt{d}/\\|x\\|)$ needs $\\|y\\| \\ge c \\|x\\|$, that is, "
+        "the mean over "
         "coordinates must not dominate $x$; at initialisation $E\\|y\\|^2 = (1 - 1/d) E\\|x\\|^2$",
         numbers={
             "centred_share": 1 - 1 / setting.width,

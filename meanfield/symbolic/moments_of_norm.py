@@ -8,7 +8,7 @@ import sympy as sp
 def _norm_after_branch(
     mean: sp.Expr, variance: sp.Expr, v_mean: sp.Expr, v_var: sp.Expr, d: sp.Expr
 ) -> sp.Expr:
-    """Variance of ||x + u||^2 for u ~ N(0, (V/d) I_d) given V, where V is independent of x.
+    """Return the variance of ||x + u||^2 for u ~ N(0, (V/d) I_d) given V, where V is independent of x.
 
     Given x and V, ||x + u||^2 = Z + 2 sqrt(Z V/d) g + (V/d) chi with g standard normal, chi chi-square with d
     degrees of freedom, uncorrelated with g; so its mean is Z + V, its variance 4 Z V/d + 2 V^2/d.
@@ -17,7 +17,7 @@ def _norm_after_branch(
 
 
 def _relu_norm(d: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
-    """Mean and variance of ||ReLU(z)||^2, z ~ N(0, I_d): E z^4 / 2 - (1/2)^2 = 5/4 for each coordinate."""
+    """Return mean and variance of ||ReLU(z)||^2, z ~ N(0, I_d): for each coordinate 1/2 and 3/2 - 1/4."""
     z = sp.Symbol("z", real=True)
     density = sp.exp(-(z**2) / 2) / sp.sqrt(2 * sp.pi)
     second, fourth = (sp.integrate(z**k * density, (z, 0, sp.oo)) for k in (2, 4))

@@ -111,8 +111,10 @@ def _repair() -> tuple[Step, ...]:
     e, t, alpha = sp.symbols("epsilon tau alpha", positive=True)
     return (
         instances(
-            r"B = (1 + \epsilon) EZ: \quad E[Z | Z \le B] \le EZ, \mathrm{\ so\ } B - E[Z | Z \le B] \ge \epsilon EZ",
-            "the paper conditions on Z <= B and then uses Lemma 5 with the unconditional mean: the wrong direction",
+            r"B = (1 + \epsilon) EZ: \quad E[Z | Z \le B] \le EZ, \mathrm{\ so\ } B - E[Z | Z \le B] \ge"
+            r" \epsilon EZ",
+            "the paper conditions on Z <= B and then uses Lemma 5 with the unconditional mean: the wrong "
+            "direction",
             conditional,
         ),
         upper_tail_only(),
@@ -175,10 +177,12 @@ def _normalisations(
             d**2 * log / exact_sq - ratio * d * sp.log(100 * d),
         ),
         proved(
-            r"|\frac{\partial L}{\partial x_{out,q}}| = 1, \mathrm{\ so\ } \|\frac{\partial L}{\partial x_{out}}\|"
+            r"|\frac{\partial L}{\partial x_{out,q}}| = 1, \mathrm{\ so\ } \|\frac{\partial L}{\partial"
+            r" x_{out}}\|"
             r" = \sqrt{d}: \quad \frac{\mathrm{sharper\ bound}^2}{\mathrm{exact}^2} = "
             + rf"{result} \ln(100 d)",
-            "exact value grows like d; the sharper bound is then the paper's expression d sqrt(2 ln(100 d)/(alpha s))",
+            "exact value grows like d; the sharper bound is then the paper's expression d sqrt(2 ln(100 "
+            "d)/(alpha s))",
             d * (d * log) / (d * exact_sq) - ratio * sp.log(100 * d),
             d * (d * log) - d**2 * log,
         ),
@@ -229,13 +233,15 @@ def post(setting: Setting) -> Derivation:
             proved(
                 r"\frac{\mathrm{Var} \|x_5\|^2}{(E\|x_5\|^2)^2} = \frac{5}{3d} + \frac{10}{9d^2}: \quad"
                 r" \Pr[\|x_5\|^2 \le \alpha_0 E\|x_5\|^2] \le \frac{v}{v + (1 - \alpha_0)^2}",
-                "exact variance v and Cantelli's inequality: step 3 without any boundedness, and better with width",
+                "exact variance v and Cantelli's inequality: step 3 without any boundedness, and better "
+                "with width",
                 relative - sp.Rational(5, 3) / D - sp.Rational(10, 9) / D**2,
                 sp.limit(cantelli, D, sp.oo),
             ),
             *_assembly(s, r"\frac{3}{2}"),
             proved(
-                r"E\|\frac{\partial L}{\partial W^2}\|_F^2 = d \cdot \frac{1}{2} \cdot \frac{2}{3} n A = \frac{d}{3} n A",
+                r"E\|\frac{\partial L}{\partial W^2}\|_F^2 = d \cdot \frac{1}{2} \cdot \frac{2}{3} n A ="
+                r" \frac{d}{3} n A",
                 "interpreter, incoherent gradients of mean square A per token, any correlation of tokens: "
                 "independent of L",
                 D * incoherent - D * N * A / 3,
@@ -246,9 +252,12 @@ def post(setting: Setting) -> Derivation:
         r" \|\frac{\partial L}{\partial x_{out}}\| d \sqrt{\frac{2 \ln(100 d)}{\alpha_0 \cdot 3/2}},"
         r" \quad \alpha_0 = \frac{1}{10}",
         verdict="holds_loosely",
-        condition="factor bound/exact $\\sqrt{40 d \\ln(100 d)}$ for $\\|\\partial L/\\partial x_{out}\\| = 1$ (exact "
-        "growth $\\sqrt{d}$), $\\sqrt{40 \\ln(100 d)}$ for unit coordinates (exact growth $d$); one token, else "
-        "$\\ln(100 n d)$; step 3 needs the lower tail too: $\\epsilon + \\tau$ in place of $\\epsilon$, or the exact "
+        condition="factor bound/exact $\\sqrt{40 d \\ln(100 d)}$ for $\\|\\partial L/\\partial "
+        "x_{out}\\| = 1$ (exact "
+        "growth $\\sqrt{d}$), $\\sqrt{40 \\ln(100 d)}$ for unit coordinates (exact growth $d$); one "
+        "token, else "
+        "$\\ln(100 n d)$; step 3 needs the lower tail too: $\\epsilon + \\tau$ in place of $\\epsilon$, "
+        "or the exact "
         "variance of $\\|x_5\\|^2$; independence of $L$ is exact for incoherent token gradients",
         numbers={
             **numbers,
@@ -309,8 +318,10 @@ def pre(setting: Setting) -> Derivation:
         r" \quad 1 + \frac{L}{2} \le q_L \le 1 + \frac{3L}{2}",
         verdict="holds_loosely",
         condition="factor bound/exact $\\sqrt{40 d \\ln(100 d) q_L / (1 + L/2)}$ for "
-        "$\\|\\partial L/\\partial x_{out}\\| = 1$, less by $\\sqrt{d}$ for unit coordinates; the exponents of $L$ agree; "
-        "one token, else $\\ln(100 n d)$; step 3 needs the lower tail too: $\\epsilon + \\tau$ in place of $\\epsilon$",
+        "$\\|\\partial L/\\partial x_{out}\\| = 1$, less by $\\sqrt{d}$ for unit coordinates; the "
+        "exponents of $L$ agree; "
+        "one token, else $\\ln(100 n d)$; step 3 needs the lower tail too: $\\epsilon + \\tau$ in place "
+        "of $\\epsilon$",
         numbers={
             **numbers,
             "q_L": q_last,
