@@ -26,12 +26,12 @@ def variances() -> st.SearchStrategy[Fraction]:
 
 
 @st.composite
-def uniform_transformers(draw: st.DrawFn, width: int = 8) -> mf.Transformer:
-    """Any placement, activation, initialisation and norm that the theory covers, at depth 1 to 6."""
+def uniform_transformers(draw: st.DrawFn, width: int = 8, deepest: int = 6) -> mf.Transformer:
+    """Any placement, activation, initialisation and norm that the theory covers."""
     preset = PLACEMENTS[draw(placements())]
     return preset(
         width=width,
-        depth=draw(st.integers(1, 6)),
+        depth=draw(st.integers(1, deepest)),
         heads=draw(st.sampled_from([1, 2, 4])),
         d_ff=draw(st.sampled_from([4, 8, 32])),
         activation=draw(st.sampled_from(["relu", "gelu"])),
