@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from meanfield.ops import Draw, ParameterKey
 
 THREADS = min(os.cpu_count() or 1, 8)
+WORTH_A_THREAD = 2**13  # entries; handing over a smaller tensor takes longer than drawing it
 
 
 class NamedParameter(NamedTuple):
@@ -71,8 +72,14 @@ def draw(parameters: Iterable[NamedParameter], seed: int) -> None:
         parameters: The parameters with their laws.
         seed: The seed of the run.
     """
+    large = []
+    for parameter in parameters:
+        if parameter.tensor.numel() < WORTH_A_THREAD:
+            _draw_one(parameter, seed)
+        else:
+            large.append(parameter)
     with ThreadPoolExecutor(THREADS) as pool:  # the generators release the interpreter lock
-        for _ in pool.map(lambda parameter: _draw_one(parameter, seed), parameters):
+        for _ in pool.map(lambda parameter: _draw_one(parameter, seed), large):
             pass
 
 

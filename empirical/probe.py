@@ -138,7 +138,7 @@ class Probe:
             moments.append(_moments(sums, setting.batch, setting.tokens))
             if k > 1:
                 gradients = [g.float() if g.dtype == torch.bfloat16 else g for g in gradients]
-                total = [t.add_(g) for t, g in zip(total, gradients, strict=True)] if total else gradients
+                total = [t + g for t, g in zip(total, gradients, strict=True)] if total else gradients
         norm = np.stack(norms)  # (minibatches, parameters)
         mean_norm = frobenius_norms(total) / k if k > 1 else norm[0]
         gradient_rows = np.stack([np.mean(norm**2, axis=0), mean_norm**2, np.mean(norm, axis=0)], axis=1)

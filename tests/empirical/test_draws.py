@@ -67,7 +67,8 @@ def test_every_tensor_and_seed_has_its_own_stream() -> None:
 
 
 def test_draws_depend_neither_on_threads_nor_on_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    arch = mf.pre_ln(width=16, depth=2, heads=2, init="torch", vocab=7)
+    arch = mf.pre_ln(width=64, depth=2, heads=2, init="torch", vocab=7)
+    assert any(p.numel() >= draws.WORTH_A_THREAD for p in build(arch).parameters())
     once = build(arch, seed=5)
     monkeypatch.setattr(draws, "THREADS", 1)
     again = build(arch, seed=6)

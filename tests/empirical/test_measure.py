@@ -260,6 +260,23 @@ def test_infinities_and_false_zeros_are_refused() -> None:
         ensemble(mf.paper_post_ln(width=4, depth=600), tokens=2, seeds=[0])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_measures_what_the_processor_measures() -> None:
+    for name, loss in (("post", "cross_entropy"), ("pre", "linear"), ("seq2seq", "cross_entropy")):
+        options: dict[str, Any] = {
+            "tokens": 3,
+            "batch": 2,
+            "seeds": range(2),
+            "loss": loss,
+            "dtype": "float64",
+        }
+        host, cuda = (ensemble(SMALL[name], device=device, **options).samples for device in ("cpu", "cuda"))
+        gradients = host["parameter"] != "activation"
+        columns = ["grad_sq_hat", "mean_grad_sq_hat"]
+        assert np.allclose(host.loc[gradients, columns], cuda.loc[gradients, columns], rtol=1e-8, atol=1e-20)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "dtype"),

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import meanfield as mf
-from empirical import ensemble, measured, store
+from empirical import Measurement, ensemble, measured, store
 from meanfield.errors import InputError
 
 ARCH = mf.paper_post_ln(width=16, depth=2)
@@ -52,7 +52,9 @@ def test_tables_equal_the_measurement_and_are_read_the_second_time(
 ) -> None:
     direct = ensemble(ARCH, tokens=3, seeds=SEEDS).samples
     counts: list[int] = []
-    assert equal(measure_into(tmp_path), direct)
+    table = measure_into(tmp_path)
+    assert equal(table, direct)
+    assert equal(Measurement(table).df, Measurement(direct).df)
     assert [len(block) for block in measuring] == [25, 25, 10]
     assert equal(measure_into(tmp_path, progress=counts.append), direct)
     assert len(measuring) == 3
