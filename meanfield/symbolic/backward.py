@@ -44,7 +44,7 @@ def backward(op: object, trace: Trace, after: GradMoments) -> Pullback:
         at the output independent of the weights.
 
     Source:
-        schoenholz2017, Sec. 4; xiong2020, App. E.
+        schoenholz2017 (mean-field back-propagation); xiong2020, App. E.
 
     Example:
         >>> from meanfield.presets import paper_post_ln
@@ -68,7 +68,7 @@ def linear(op: Linear, trace: Trace, after: GradMoments) -> Pullback:
     """Return both moments scaled; the weight gets d_in times the pair sum of input and gradient.
 
     Source:
-        schoenholz2017, Eq. (14).
+        schoenholz2017 (mean-field back-propagation).
     """
     grad_sq = {ParameterKey(0, "", "weight"): op.d_in * trace.before.pair_sum(after)}
     if op.bias is not None:
@@ -120,7 +120,7 @@ def feed_forward(op: FeedForward, trace: Trace, after: GradMoments) -> Pullback:
     """Return what comes back through down, activation, up.
 
     Source:
-        schoenholz2017, Eq. (13); cho2009, Eq. (6).
+        schoenholz2017 (mean-field back-propagation); cho2009, Eq. (5).
     """
     require_relu(op.activation, _NAME)
     up_trace, down_trace = trace.inner
@@ -206,7 +206,7 @@ def head(op: Head, trace: Trace, after: GradMoments) -> Pullback:
 
 @backward.register
 def transformer(op: Transformer, trace: Trace, after: GradMoments) -> Pullback:
-    """Return what comes back through the whole stack; layers count from 1, what follows the last has depth + 1.
+    """Return what comes back through the stack; layers count from 1, what follows has depth + 1.
 
     Source:
         xiong2020, Table 1.

@@ -57,7 +57,7 @@ def linear(op: Linear, before: Moments) -> Trace:
     """Return both moments scaled, plus the bias, which all tokens share.
 
     Source:
-        williams1998, Sec. 3.
+        williams1998 (covariance of an infinitely wide layer).
     """
     scale, shift = exact(op.sigma_w_sq), exact(op.sigma_b_sq)
     after = Moments(scale * before.q + shift, scale * before.cov + shift, before.tokens)

@@ -26,7 +26,7 @@ def relu_dual(q: sp.Expr, cov: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
         The two expectations.
 
     Source:
-        cho2009, Eq. (3), (6) with n = 1.
+        cho2009, Eq. (3), (6).
 
     Example:
         >>> relu_dual(sp.Integer(1), sp.Integer(0))
@@ -50,7 +50,7 @@ def relu_slope_dual(q: sp.Expr, cov: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
         The two expectations.
 
     Source:
-        cho2009, Eq. (3), (6) with n = 0.
+        cho2009, Eq. (3), (5).
 
     Example:
         >>> relu_slope_dual(sp.Integer(1), sp.Integer(0))

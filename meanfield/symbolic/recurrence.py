@@ -90,8 +90,8 @@ def _functions(placement: str) -> tuple[Callable[..., tuple[float, float]], Call
 def profile(placement: str, setting: Setting, rho: float = 0.0) -> Profile:
     """Iterate the layer map forward and back in floating point.
 
-    The loss is one with incoherent token gradients of unit mean square at the output (A = 1, B = 0); the input
-    has q = 1.
+    The loss has incoherent token gradients of unit mean square at the output (A = 1, B = 0); the input has
+    q = 1.
 
     Args:
         placement: ``"post"`` or ``"pre"``.

@@ -109,9 +109,12 @@ def as_latex(claims: Derivations) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Return a text whose formulas survive Markdown, which reads a backslash before punctuation as its own."""
-    formula = text.replace(r"\|", r"\Vert ").replace(r"\{", r"\lbrace ").replace(r"\}", r"\rbrace ")
-    return re.sub(r"\\ ", r"\\space ", formula).replace("*", r"\ast " if "$" in text else "*")
+    """Return a text whose formulas survive Markdown, which eats a backslash before punctuation."""
+    for mark, name in (("|", "Vert"), ("{", "lbrace"), ("}", "rbrace"), (" ", "space")):
+        # A closing dollar sign must not follow a space, so a space only goes where letters follow.
+        text = re.sub(rf"\\{re.escape(mark)}(?=[A-Za-z])", rf"\\{name} ", text)
+        text = re.sub(rf"\\{re.escape(mark)}", rf"\\{name}", text)
+    return text
 
 
 def as_markdown(claims: Derivations) -> str:

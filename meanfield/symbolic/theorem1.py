@@ -125,7 +125,9 @@ def _repair() -> tuple[Step, ...]:
             ((1 + e) - (1 - t)) / ((1 + e) - alpha) - (e + t) / (1 + e - alpha),
         ),
         instances(
-            r"\mathrm{the\ repaired\ inequality}", "discrete laws, the counter-example among them", repaired
+            r"\epsilon = \alpha = \frac{1}{10}: \quad \Pr[Z \le \frac{EZ}{10}] \le \frac{1}{10} + \tau",
+            "discrete laws, the counter-example among them",
+            repaired,
         ),
         instances(
             r"\tau \le \frac{\mathrm{sd}(Z)}{EZ} \sqrt{\delta}", "Cauchy-Schwarz, the same laws", cauchy

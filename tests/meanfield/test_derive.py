@@ -1,0 +1,161 @@
+"""`python -m meanfield.derive`: formats, exit status, bad input, and what it does not import."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from matplotlib.mathtext import MathTextParser
+
+from meanfield import derive as command
+from meanfield.claims import LEDGER, Derivation, Setting, derive
+from meanfield.symbolic.plain import plain, plain_text
+from meanfield.symbolic.render import FORMATS
+
+DERIVED = [claim.id for claim in LEDGER.values() if claim.module]
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "meanfield.derive", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def claims() -> dict[str, Derivation]:
+    return {name: derive(name, Setting()) for name in DERIVED}
+
+
+def test_json_is_strict_and_complete() -> None:
+    done = _run("--format", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    records = json.loads(done.stdout, parse_constant=pytest.fail)["claims"]
+    assert [record["id"] for record in records] == DERIVED
+    for record in records:
+        assert list(record) == [
+            "id", "statement", "assumptions", "steps", "result", "verdict", "condition", "numbers",
+        ]  # fmt: skip
+        assert all(
+            set(step) == {"latex", "check", "holds"} and step["holds"] is True for step in record["steps"]
+        )
+        assert all(isinstance(value, (int, float)) for value in record["numbers"].values())
+
+
+def test_json_flag_is_the_json_format(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--json", "--claim", "lemma4"]) == 0
+    flag = capsys.readouterr().out
+    assert command.main(["--format", "json", "--claim", "lemma4"]) == 0
+    assert capsys.readouterr().out == flag
+
+
+def test_claims_may_be_given_together_or_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    command.main(["--json", "--claim", "lemma4", "lemma5", "--claim", "definition1"])
+    records = json.loads(capsys.readouterr().out)["claims"]
+    assert [record["id"] for record in records] == ["lemma4", "lemma5", "definition1"]
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys; from meanfield.derive import main; main(['--json']); "
+        "print({'torch', 'matplotlib', 'pandas', 'scipy'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "set()"
+
+
+def test_a_failed_step_makes_the_exit_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(name: str, setting: Setting) -> Derivation:
+        derivation = derive(name, setting)
+        return replace(derivation, steps=(replace(derivation.steps[0], holds=False),))
+
+    monkeypatch.setattr(command, "derive", failing)
+    for format_, mark in (
+        ("text", "✗"),
+        ("latex", "check failed"),
+        ("markdown", "check failed"),
+        ("json", "false"),
+    ):
+        assert command.main(["--claim", "lemma4", "--format", format_]) == 1
+        out, err = capsys.readouterr()
+        assert mark in out
+        assert err == "python -m meanfield.derive: a step failed its check in lemma4\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--claim", "lema1"], "unknown claim 'lema1': accepted are .* did you mean 'lemma1'"),
+        (["--claim", "small_lr"], "about training"),
+        (["--depth", "0"], "depth=0 is too small: give a whole number of at least 1"),
+        (["--width", "1"], "width=1 is too small"),
+        (["--width", "nan"], "'nan' is not an integer: give a whole number"),
+        (["--tokens", "1.5"], "'1.5' is not an integer"),
+        (["--format", "pdf"], "invalid choice: 'pdf'"),
+        (["--json", "--format", "text"], "not allowed with argument"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments: list[str], message: str) -> None:
+    done = _run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert re.search(message, done.stderr)
+
+
+def test_depth_ten_thousand() -> None:
+    done = _run("--depth", "10000", "--json")
+    assert done.returncode == 0
+    json.loads(done.stdout, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("sizes", [(2, 1, 1), (3, 1, 1_000_000), (1_000_000, 2, 2)])
+def test_extreme_sizes_give_finite_numbers(sizes: tuple[int, int, int]) -> None:
+    setting = Setting(*sizes)
+    for name in DERIVED:
+        FORMATS["json"]({name: derive(name, setting)})
+
+
+def test_text_fits_eighty_columns_and_has_no_latex(claims: dict[str, Derivation]) -> None:
+    done = _run("--format", "text", "--claim", "theorem1.post", "extension.post", "fig3a/b")
+    assert done.returncode == 0
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+    for derivation in claims.values():
+        for formula in (derivation.result, *(step.latex for step in derivation.steps)):
+            assert not set(plain(formula)) & set("\\$"), formula
+        for text in (derivation.condition, *(step.check for step in derivation.steps)):
+            assert not set(plain_text(text)) & set("\\$"), text
+
+
+def test_every_formula_is_valid_mathematics(claims: dict[str, Derivation]) -> None:
+    parser = MathTextParser("path")
+    fragment = FORMATS["latex"](claims)
+    formulas = re.findall(r"\$(?:\\displaystyle )?([^$]+)\$", fragment) + re.findall(
+        r"\\\[\n(.*)\n\\\]", fragment
+    )
+    assert len(formulas) > 150
+    for formula in formulas:
+        parser.parse(f"${formula}$")
+    with pytest.raises(ValueError, match="frac"):
+        parser.parse(r"$\frac{1}{$")
+
+
+def test_latex_environments_are_closed_and_specials_escaped(claims: dict[str, Derivation]) -> None:
+    fragment = FORMATS["latex"](claims)
+    opened, closed = (re.findall(rf"\\{word}\{{(\w+)\}}", fragment) for word in ("begin", "end"))
+    assert sorted(opened) == sorted(closed)
+    outside = re.sub(r"\$[^$]+\$|\\\[\n.*\n\\\]", "", fragment)
+    assert not re.search(r"(?<!\\)[_^#%]", outside)
+
+
+def test_markdown_formulas_close_where_markdown_sees_it(claims: dict[str, Derivation]) -> None:
+    text = FORMATS["markdown"](claims)
+    for line in text.splitlines():
+        assert line.count("$") % 2 == 0, line
+        for formula in re.findall(r"\$([^$]+)\$", line):
+            assert formula == formula.strip(), line
+            assert not re.search(r"\\[^A-Za-z]", formula), line
