@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pandas as pd
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -154,9 +155,11 @@ def _prepare(out: Path) -> None:
 
 
 def _show(report: Mapping[str, Any], out: Path) -> None:
-    table = Table("claim", "theory", "measured", "value [95 %]", "figure")
+    table = Table("claim", "theory", "measured", "value [95 %]", box=SIMPLE, padding=(0, 1, 0, 0))
+    for column in table.columns:
+        column.overflow = "fold"
     for claim in report["claims"]:
-        table.add_row(claim["id"], claim["theory"], claim["measured"], verdicts.value(claim), claim["figure"])
+        table.add_row(claim["id"], claim["theory"], claim["measured"], verdicts.value(claim))
     console = Console()
     console.print(table)
     if report["agreement"]:

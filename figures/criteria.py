@@ -42,20 +42,21 @@ class Finding(NamedTuple):
     sample: str = ""
 
 
-def family_limit(rows: int) -> float:
+def family_limit(rows: int, seeds: int) -> float:
     """The |z| that one family of rows exceeds by chance once in a hundred times, at least 3.
 
     Args:
         rows: Number of comparisons.
+        seeds: Seeds behind each.
 
     Returns:
-        The limit, by Bonferroni: valid for rows that depend on each other.
+        The limit, from Student's law by Bonferroni: valid for rows that depend on each other.
 
     Example:
-        >>> family_limit(1), round(family_limit(656), 2)
-        (3.0, 4.33)
+        >>> round(family_limit(1, 10_000), 2), round(family_limit(546, 10_000), 2)
+        (3.0, 4.29)
     """
-    return max(STANDARD_ERRORS, float(stats.norm.isf(0.005 / rows)))
+    return max(STANDARD_ERRORS, float(stats.t.isf(0.005 / rows, seeds - 1)))
 
 
 def disagreements(table: pd.DataFrame) -> pd.DataFrame:
@@ -68,7 +69,7 @@ def disagreements(table: pd.DataFrame) -> pd.DataFrame:
         The rows that are more than 2 % off with |z| beyond `family_limit`.
     """
     off = (table["ratio"] - 1).abs() > TOLERANCE
-    return table[off & (table["z"].abs() > family_limit(len(table)))]
+    return table[off & (table["z"].abs() > family_limit(len(table), table["seeds"].min()))]
 
 
 def sample(rows: pd.DataFrame, *names: str) -> str:
@@ -83,8 +84,8 @@ def sample(rows: pd.DataFrame, *names: str) -> str:
     """
     sizes = []
     for name in names:
-        values = sorted(rows[name].unique())
-        text = str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
+        values = [str(value) for value in sorted(rows[name].unique())]
+        text = " and ".join(values) if len(values) < 3 else f"{values[0]} to {values[-1]}"
         sizes.append(f"{ {'width': 'd', 'depth': 'L', 'tokens': 'n'}[name] } = {text}")
     return ", ".join([*sizes, f"{rows['seeds'].min()} seeds"])
 
@@ -144,7 +145,7 @@ def lemma2_pre(tables: Tables) -> Finding:
     """
     table = tables["second_moment"]
     rows = table[(table["module"] == "residual2") & (table["placement"] == "pre_ln")]
-    margin = family_limit(len(rows)) * rows["q_hat_se"]
+    margin = family_limit(len(rows), rows["seeds"].min()) * rows["q_hat_se"]
     outside = (rows["q_hat"] + margin < rows["lemma2_low"]) | (rows["q_hat"] - margin > rows["lemma2_high"])
     position = (rows["q_hat"] - rows["lemma2_low"]) / (rows["lemma2_high"] - rows["lemma2_low"])
     return Finding(
@@ -249,7 +250,8 @@ def theorem1(tables: Tables, placement: str) -> Finding:
         "fails" if wrong else "holds_loosely" if width["high"] < width["bound"] else "holds",
         f"exponent of d, the bound's is {width['bound']:.2f}; of L: {depth['estimate']:.2f} "
         f"[{depth['low']:.2f}, {depth['high']:.2f}], the bound's is {depth['bound']:.2f}; "
-        f"{broken:.1%} of seeds break the bound, which is {factor.min():.0f} to {factor.max():.0f} times the measured norm",
+        f"{broken:.1%} of seeds break the bound, which is {factor.min():.0f} to {factor.max():.0f} times the "
+        "measured norm",
         width["estimate"],
         (width["low"], width["high"]),
         sample(rows, "width", "depth", "tokens"),
@@ -328,7 +330,8 @@ def figure3ab(tables: Tables) -> Finding:
     """Judge the decoder's W1 and W2 in the paper's notion, the norm of the mean gradient.
 
     Fail unless Post-LN's last layer is above its first in both, intervals apart. Then Pre-LN decides, by its
-    largest over its smallest layer: hold up to 1.25, hold loosely up to 2, else fail.
+    largest over its smallest layer: hold up to 1.25, hold loosely up to 2, else fail. The interval of that
+    ratio pairs opposite ends, so it is wider than 95 %.
 
     Args:
         tables: Of ``paper_model``.
@@ -343,16 +346,19 @@ def figure3ab(tables: Tables) -> Finding:
         post = rows[rows["placement"] == "post_ln"].to_dict("records")
         growth[name] = post[-1]["norm_of_mean"] / post[0]["norm_of_mean"]
         apart = apart and post[-1]["norm_of_mean_low"] > post[0]["norm_of_mean_high"]
-        pre = rows.loc[rows["placement"] == "pre_ln", "norm_of_mean"]
-        spread[name] = pre.max() / pre.min()
-    uneven = max(spread.values())
+        pre = rows[rows["placement"] == "pre_ln"].sort_values("norm_of_mean").to_dict("records")
+        spread[name] = tuple(
+            pre[-1][f"norm_of_mean{above}"] / pre[0][f"norm_of_mean{below}"]
+            for above, below in (("", ""), ("_low", "_high"), ("_high", "_low"))
+        )
+    uneven, *ends = max(spread.values())
     level = "holds" if uneven <= LEVEL else "holds_loosely" if uneven <= NEARLY_LEVEL else "fails"
     return Finding(
         level if apart else "fails",
-        f"Pre-LN, largest over smallest layer (W1 {spread['W1']:.2f}, W2 {spread['W2']:.2f}); "
+        f"Pre-LN, largest over smallest layer (W1 {spread['W1'][0]:.2f}, W2 {spread['W2'][0]:.2f}); "
         f"Post-LN, last over first layer: W1 {growth['W1']:.2f}, W2 {growth['W2']:.2f}",
         uneven,
-        None,
+        (ends[0], ends[1]),
         f"{sample(table, 'width', 'depth', 'tokens')}, {table['minibatches'].iloc[0]} mini-batches",
     )
 

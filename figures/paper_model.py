@@ -109,7 +109,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
             _panel(ax, rows)
             ax.set_title(f"{title}, {stack}")
         bound = bounds.loc[placement]
-        words = f"Theorem 1's bound on $W^2$, $l={bound['layer']}$: {bound['bound']:,.0f}"
+        words = f"Theorem 1's bound on $W^2$, $l={bound['layer']:.0f}$: {bound['bound']:,.0f}"
         axes[row, 1].text(0.03, 0.93, words, transform=axes[row, 1].transAxes, fontsize=7.5)
         axes[row, 0].set_ylabel(r"$\Vert\partial\mathcal{L}/\partial W^{k,l}\Vert_F$, $k=1,2$")
     for ax in axes.flat:

@@ -59,7 +59,7 @@ def agreement(tables: Tables) -> dict[str, Any]:
         "within_standard_errors_only": int(by.get("standard errors", 0)),
         "neither": int(by.get("neither", 0)),
         "disagree": len(disagreements(table)),
-        "family_limit": family_limit(len(table)),
+        "family_limit": family_limit(len(table), table["seeds"].min()),
         "largest_z": float(table["z"].abs().max()),
         "worst_ratio": worst["ratio"],
         "worst_z": worst["z"],
@@ -183,7 +183,9 @@ def markdown(report: Mapping[str, Any]) -> str:
     for claim in report["claims"]:
         cells = [f"`{claim['id']}`", claim["statement"], claim["theory"], claim["measured"]]
         cells += [value(claim), claim["statistic"], claim["sample"], claim["figure"]]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        # A bar would end the cell, also in LaTeX's \\| for a norm.
+        safe = [cell.replace("\\|", "\\Vert ").replace("|", "\\|") for cell in cells]
+        lines.append("| " + " | ".join(safe) + " |")
     conditions = [claim for claim in report["claims"] if claim["theory_condition"]]
     lines += ["", "## What the derivations add", ""]
     lines += [f"- `{claim['id']}`, {claim['theory']}: {claim['theory_condition']}" for claim in conditions]

@@ -68,7 +68,7 @@ def test_a_correct_theory_is_accepted(post_ln: pd.DataFrame, pre_ln: pd.DataFram
 def test_interval_covers_the_truth() -> None:
     # 400 data sets: the standard error of the coverage is 1.1 %.
     rng = np.random.default_rng(7)
-    ends = [interval(resampled_means(rng.gamma(16.0, 1 / 16, (SEEDS, 1)))) for _ in range(400)]
+    ends = [interval(resampled_means(rng.gamma(16.0, 1 / 16, (50, 1)))) for _ in range(400)]
     assert np.mean([low[0] <= 1 <= high[0] for low, high in ends]) == pytest.approx(0.95, abs=3 * 0.011)
 
 
