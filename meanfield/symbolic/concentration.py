@@ -83,7 +83,7 @@ def upper_tail_only() -> Step:
         r"Z \in \{0, \frac{1}{p}\}, \Pr[Z = \frac{1}{p}] = p: \quad EZ = 1, \quad \Pr[Z > 1 + \epsilon]"
         r" \le p,"
         r" \quad \Pr[Z \le \frac{1}{10}] = 1 - p",
-        "p = 1/8, 1/100, 1e-6 and eps = 1/10, 1/2, 2",
+        "p = 1/8, 1/100, 1e-6 and eps = 1/10, 1/2, 2: boundedness leaves the lower tail free",
         cases,
     )
 
@@ -105,16 +105,16 @@ def definition1(setting: Setting) -> Derivation:
     return Derivation(
         steps=(
             instances(
-                r"Z = c > 0 \mathrm{\ is\ } (0, 0)\mathrm{-bounded}; \quad"
-                r" \Pr[Z = 0] = \Pr[Z = 2] = \frac{1}{2} \mathrm{\ is\ not\ } (\frac{1}{2},"
-                r" \frac{1}{4})\mathrm{-bounded}",
+                r"Z = c > 0 \text{ is } (0, 0)\text{-bounded}; \quad"
+                r" \Pr[Z = 0] = \Pr[Z = 2] = \frac{1}{2} \text{ is not } (\frac{1}{2},"
+                r" \frac{1}{4})\text{-bounded}",
                 "discrete laws",
                 [*constant, not _bounded(spread, Fraction(1, 2), Fraction(1, 4))],
             ),
             upper_tail_only(),
         ),
         result=r"\Pr[Z > (1 + \epsilon) EZ] \le \delta; \quad \Pr[Z \le \alpha EZ]"
-        r" \mathrm{\ is\ not\ bounded}",
+        r" \text{ is not bounded}",
         verdict="holds",
         condition="a definition; it bounds the upper tail only, and nothing keeps $Z$ away from 0",
     )
@@ -172,9 +172,9 @@ def chi2(setting: Setting) -> Derivation:
                 sp.diff(2 * slack, e) - e * (1 - e) / (2 * (1 + e)),
             ),
             proved_sign(
-                r"f'(\epsilon) \ge 0 \mathrm{\ for\ } 0 < \epsilon < 1, \mathrm{\ so\ }"
+                r"f'(\epsilon) \ge 0 \text{ for } 0 < \epsilon < 1, \text{ so }"
                 r" \frac{\epsilon - \ln(1 + \epsilon)}{2} \ge \frac{\epsilon^2}{8}",
-                "sign, with epsilon = 1/(1 + z)",
+                "sign, with $\\epsilon = 1/(1 + z)$",
                 sp.factor(slope),
             ),
             instances(
@@ -187,7 +187,7 @@ def chi2(setting: Setting) -> Derivation:
         result=r"\Pr[\|Y\|^2 > (1 + \epsilon) d] \le \exp(-\frac{d}{2} (\epsilon - \ln(1 + \epsilon)))"
         r" \le \exp(-\frac{d \epsilon^2}{8})",
         verdict="holds",
-        condition="the exponent gives away a factor of 2 for small epsilon: "
+        condition="the exponent gives away a factor of 2 for small $\\epsilon$: "
         "$\\frac{1}{2} (\\epsilon - \\ln(1 + \\epsilon)) \\approx \\epsilon^2/4$",
         numbers={
             "eps": value,
@@ -232,15 +232,16 @@ def measured(setting: Setting) -> Derivation:
                     sp.exp(-sp.Rational(512, 800)) > sp.Rational(1, 8),
                     abs(lemma_tail(512, EPS) - 0.5273) < 1e-4,
                 ],
+                "numerical comparison by SymPy",
             ),
             proved(
-                r"\exp(-\frac{d \epsilon^2}{8}) = \frac{1}{8} \mathrm{\ at\ } d = 800 \ln 8 = 1663.6",
+                r"\exp(-\frac{d \epsilon^2}{8}) = \frac{1}{8} \text{ at } d = 800 \ln 8 = 1663.6",
                 "substitution",
                 sp.exp(-from_lemma / 800) - sp.Rational(1, 8),
             ),
             instances(
-                rf"\Pr[\chi^2_d > 1.1 d] \le \frac{{1}}{{8}} \mathrm{{\ from\ }} d = {exact_width}"
-                rf" \mathrm{{\ on}}",
+                rf"\Pr[\chi^2_d > 1.1 d] \le \frac{{1}}{{8}} \text{{ from }} d = {exact_width}"
+                rf" \text{{ on}}",
                 "this width and the one before, then 512, 1024 and 2048: the tail falls with the width",
                 [
                     chi2_tail(exact_width - 1, EPS) > DELTA,
@@ -272,7 +273,7 @@ def _post_variance_steps() -> tuple[Step, ...]:
     claimed = sp.Rational(15, 4) * width + sp.Rational(5, 2)
     return (
         proved(
-            r"\mathrm{Post-LN:\ } \mathrm{Var} \|x_5\|^2 = \frac{15}{4} d + \frac{5}{2}",
+            r"\text{Post-LN: } \mathrm{Var} \|x_5\|^2 = \frac{15}{4} d + \frac{5}{2}",
             "moments of ReLU of a Gaussian and of chi-square, at every width",
             post_ln_norm_variance(width) - claimed,
         ),

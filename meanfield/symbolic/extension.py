@@ -42,45 +42,67 @@ def down_by_layer(placement: str, depth: int) -> list[sp.Expr]:
     return [back.grad_sq[ParameterKey(layer, "ffn.down", "weight")] for layer in range(1, depth + 1)]
 
 
-def _map_step(placement: str) -> Step:
-    """The map (A, B) of one layer, against formulas written out by hand."""
-    q = sp.Integer(1) if placement == "post" else Q
-    back = layer_map(placement, q, RHO, N).back.grad
-    m = MIXING
-    inner = (RHO + m) / (1 + m) if placement == "post" else (q * RHO + m) / (q + m)
-    kappa = (sp.pi - sp.acos(inner)) / sp.pi
+def _kappa(degree: int, rho: sp.Expr) -> sp.Expr:
+    """Arc-cosine kernel of degree 0 or 1, normalised to 1 at rho = 1."""
+    angle = sp.pi - sp.acos(rho)
+    return (angle if degree == 0 else sp.sqrt(1 - rho**2) + rho * angle) / sp.pi
+
+
+def _map_steps(placement: str) -> tuple[Step, ...]:
+    """The maps of one layer, (q, cov) forward and (A, B) backward, against formulas written out by hand."""
+    q, m = sp.Integer(1) if placement == "post" else Q, MIXING
+    one = layer_map(placement, q, RHO, N)
+    inner = (q * RHO + m) / (q + m)  # correlation at the feed-forward op
     if placement == "post":
-        a1, b1 = A * sp.Rational(2, 3) * (1 + HALF), B * sp.Rational(2, 3) * (1 + kappa / 2)
+        cov = sp.Rational(2, 3) * (inner + _kappa(1, inner) / 2)
+        a1, b1 = A * sp.Rational(2, 3) * (1 + HALF), B * sp.Rational(2, 3) * (1 + _kappa(0, inner) / 2)
         mean = (a1 + (N - 1) * b1) / N
         a, b = (a1 + mean) / (1 + m), (b1 + mean) / (1 + m)
+        forward_latex = (
+            r"\rho' = \frac{\rho + m}{1 + m}, \quad \rho \leftarrow \frac{2}{3} (\rho' + \frac{1}{2}"
+            r" \kappa_1(\rho'))"
+        )
         latex = (
             r"A' = A, B' = \frac{2}{3} B (1 + \frac{\kappa_0(\rho')}{2}); \quad M = \frac{A' + (n-1)"
             r" B'}{n}: \quad"
             r" A \leftarrow \frac{A' + M}{1 + m}, B \leftarrow \frac{B' + M}{1 + m}"
         )
     else:
-        a1, b1 = A * (1 + 1 / (2 * (q + m))), B * (1 + kappa / (2 * (q + m)))
+        cov = q * RHO + m + _kappa(1, inner) / 2
+        a1, b1 = A * (1 + 1 / (2 * (q + m))), B * (1 + _kappa(0, inner) / (2 * (q + m)))
         mean = (a1 + (N - 1) * b1) / N
         a, b = a1 + mean / q, b1 + mean / q
+        forward_latex = (
+            r"\rho' = \frac{c + m}{q + m}, \quad c \leftarrow c + m + \frac{1}{2} \kappa_1(\rho'), \quad"
+            r" q \leftarrow q + m + \frac{1}{2}"
+        )
         latex = (
             r"A' = A (1 + \frac{1}{2 (q + m)}), B' = B (1 + \frac{\kappa_0(\rho')}{2 (q + m)}); \quad"
             r" M = \frac{A' + (n-1) B'}{n}: \quad A \leftarrow A' + \frac{M}{q}, B \leftarrow B' +"
             r" \frac{M}{q}"
         )
-    how = "interpreter against the formulas written by hand, any n and correlation; kappa_0 = 1 - "
-    "arccos(rho')/pi"
-    # Instances first: simplifying nested kernels takes long where the formulas disagree.
+    # At points: simplifying nested kernels takes minutes where the two sides disagree.
     points = [
         {RHO: sp.Rational(r, 7), N: n, Q: sp.Rational(5, 3), A: 2, B: sp.Rational(1, 3)}
         for r in (0, 2, 5)
         for n in (1, 2, 9)
     ]
-    small = [
-        abs(sp.N((x - y).subs(p), 40)) < sp.Float(10) ** -30
-        for p in points
-        for x, y in ((back.q_grad, a), (back.cov_grad, b))
-    ]
-    return instances(latex, how, small, "30-digit arithmetic")
+
+    def agree(pairs: list[tuple[sp.Expr, sp.Expr]]) -> list[bool]:
+        gaps = (sp.N((x - y).subs(point), 40) for point in points for x, y in pairs)
+        return [bool(abs(gap) < sp.Float(10) ** -30) for gap in gaps]
+
+    how = "interpreter against the formulas by hand, n = 1, 2, 9; "
+    kappas = (
+        "$\\kappa_1(\\rho) = (\\sqrt{1 - \\rho^2} + \\rho (\\pi - \\arccos(\\rho)))/\\pi$",
+        "$\\kappa_0(\\rho) = 1 - \\arccos(\\rho)/\\pi$",
+    )
+    method = "30-digit arithmetic"
+    grad = one.back.grad
+    return (
+        instances(forward_latex, how + kappas[0], agree([(one.trace.after.cov, cov)]), method),
+        instances(latex, how + kappas[1], agree([(grad.q_grad, a), (grad.cov_grad, b)]), method),
+    )
 
 
 def _collapsed(placement: str) -> tuple[sp.Expr, sp.Expr, sp.Expr]:
@@ -110,7 +132,7 @@ def post(setting: Setting) -> Derivation:
     forward_map = layer_map("post", sp.Integer(1), RHO, N).trace.after.cov
     # rho' = (rho + m)/(1 + m) by attention; the FFN's map has slope 1 at rho' = 1.
     r = sp.Symbol("r", positive=True)
-    kappa = (sp.sqrt(1 - r**2) + r * (sp.pi - sp.acos(r))) / sp.pi
+    kappa = _kappa(1, r)
     ffn_slope = sp.limit(sp.diff(sp.Rational(2, 3) * (r + kappa / 2), r), r, 1, "-")
     attention_slope = sp.diff((RHO + MIXING) / (1 + MIXING), RHO).subs(RHO, 1)
     near = [
@@ -128,14 +150,14 @@ def post(setting: Setting) -> Derivation:
     return Derivation(
         steps=(
             proved(
-                r"n = 1: \quad \frac{2}{3} (1 + \frac{1}{2}) = 1 \mathrm{\ (FFN)}, \quad"
-                r" \frac{1}{2} (1 + 1) = 1 \mathrm{\ (attention)}: \quad A_{l-1} = A_l",
+                r"n = 1: \quad \frac{2}{3} (1 + \frac{1}{2}) = 1 \text{ (FFN)}, \quad"
+                r" \frac{1}{2} (1 + 1) = 1 \text{ (attention)}: \quad A_{l-1} = A_l",
                 "interpreter: the LN factor 2/3 is cancelled by the branch's own gradient",
                 one_token.back.grad.q_grad.subs(B, A) - A,
             ),
             instances(
                 r"n = 1: \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 = \frac{d}{3} A_L"
-                r" \mathrm{\ for\ every\ } l",
+                r" \text{ for every } l",
                 "whole stacks of 1 to 6 layers",
                 (
                     value == sp.Rational(1, 3)
@@ -143,9 +165,9 @@ def post(setting: Setting) -> Derivation:
                     for value in down_by_layer("post", depth)
                 ),
             ),
-            _map_step("post"),
+            *_map_steps("post"),
             proved(
-                r"\rho = 1: \quad A + (n-1) B \mathrm{\ is\ kept}, \quad A - B \leftarrow \frac{1}{2} (A"
+                r"\rho = 1: \quad A + (n-1) B \text{ is kept}, \quad A - B \leftarrow \frac{1}{2} (A"
                 r" - B)",
                 "the two modes of the layer map",
                 coherent - S,
@@ -182,17 +204,20 @@ def post(setting: Setting) -> Derivation:
             ),
             proved(
                 r"1 - \rho_{l+1} \approx \frac{1}{2} (1 - \rho_l): \quad \frac{1}{1 + m} = \frac{1}{2}"
-                r" \mathrm{\ (attention)}, \quad \frac{2}{3} (1 + \frac{1}{2}) = 1 \mathrm{\ (FFN)}",
-                "slopes of the correlation map at its fixed point rho* = 1, attention for any n > 1",
-                attention_slope - sp.Rational(1, 2) * (1 + (N - 1) / N) + HALF * (N - 1) / N,
+                r" \text{ (attention)}, \quad \frac{2}{3} (1 + \frac{1}{2}) = 1 \text{ (FFN)}",
+                "slopes of the correlation map at its fixed point $\\rho = 1$, attention for any n > 1",
+                attention_slope - HALF,
                 ffn_slope - 1,
             ),
             instances(
-                r"\mathrm{slope\ of\ the\ whole\ layer} = \frac{1}{2}", "n = 2, 16, 100, distance 1e-12", near
+                r"\text{slope of the whole layer} = \frac{1}{2}",
+                "n = 2, 16, 100, distance 1e-12",
+                near,
+                "40-digit arithmetic",
             ),
         ),
         result=r"\rho = 1: \quad A_l = \frac{A_L}{n} (1 + (n-1) 2^{-(L-l)}), \quad"
-        r" E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 = \frac{d}{3} n A_L \mathrm{\ for\ every\ } l",
+        r" E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 = \frac{d}{3} n A_L \text{ for every } l",
         verdict="fails",
         condition="counter-example $n = 1$: every layer has the same gradient, $\\frac{2}{3} \\cdot "
         "\\frac{3}{2} = 1$. "
@@ -200,7 +225,8 @@ def post(setting: Setting) -> Derivation:
         "layer down to "
         "$\\frac{1}{n}$: token mixing, not LayerNorm. Weight gradients collect all tokens: they are kept "
         "where tokens "
-        "have aligned, and stay within $-20$ and $+40$ percent in square at every depth and $n$ tried",
+        "have aligned, and stay within $-20$ and $+40$ percent in square at every depth and n tried, for "
+        "incoherent output gradients",
         numbers={
             "claimed_factor_sq": (2 / 3) ** (setting.depth - 1),
             "q_grad_first_over_last": run.q_grad[1] / run.q_grad[-1],
@@ -233,7 +259,7 @@ def pre(setting: Setting) -> Derivation:
     product = sp.gamma(last + 5 * third) * sp.gamma(layer + 4 * third)
     product /= sp.gamma(last + 4 * third) * sp.gamma(layer + 5 * third)
     r = sp.Symbol("r", positive=True)
-    kappa = (sp.sqrt(1 - r**2) + r * (sp.pi - sp.acos(r))) / sp.pi
+    kappa = _kappa(1, r)
     same = [
         values[k] == 1 / (2 + 3 * sp.Integer(k + 1))
         for depth in range(1, 8)
@@ -254,11 +280,11 @@ def pre(setting: Setting) -> Derivation:
             ),
             instances(
                 r"n = 1: \quad A_l = \frac{A_{out}}{q_l}, \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2"
-                r" = \frac{d}{2 q_l} A_{out}, \quad q_l = 1 + \frac{3l}{2}, \mathrm{\ for\ every\ } L",
+                r" = \frac{d}{2 q_l} A_{out}, \quad q_l = 1 + \frac{3l}{2}, \text{ for every } L",
                 "every layer of whole stacks of 1 to 7 layers",
                 same,
             ),
-            _map_step("pre"),
+            *_map_steps("pre"),
             proved(
                 r"\rho = 1: \quad A + (n-1) B \leftarrow \frac{q + 3/2}{q} (A + (n-1) B), \quad"
                 r" A - B \leftarrow (1 + \frac{1}{2 (q + 1)}) (A - B)",
@@ -269,15 +295,15 @@ def pre(setting: Setting) -> Derivation:
             proved(
                 r"\prod_{k=l}^{L-1} (1 + \frac{1}{2 (q_k + 1)}) = \frac{\Gamma(L + 5/3) \Gamma(l + 4/3)}"
                 r"{\Gamma(L + 4/3) \Gamma(l + 5/3)} \sim (\frac{L}{l})^{1/3}",
-                "one more factor on both sides, empty product, and the exponent l (chi - 1) for large l",
+                "one more factor on both sides, empty product, and the exponent $l (\\chi - 1)$ for large l",
                 sp.expand_func(product / product.subs(layer, layer + 1)) - chi_d.subs(Q, q_l),
                 product.subs(last, layer) - 1,
                 sp.limit(layer * (chi_d - 1).subs(Q, q_l), layer, sp.oo) - third,
             ),
             proved(
-                r"A_l \sim l^{-1} \mathrm{\ (coherent)}; \quad A_l \sim L^{-2/3} l^{-1/3}"
-                r" \mathrm{\ (incoherent,\ } n > 1)",
-                "exponents l (chi - 1) of the two modes, and 1/q_L of the final norm",
+                r"A_l \sim l^{-1} \text{ (coherent)}; \quad A_l \sim L^{-2/3} l^{-1/3}"
+                r" \text{ (incoherent, } n > 1)",
+                "exponents $l (\\chi - 1)$ of the two modes, and $1/q_L$ of the final norm",
                 sp.limit(layer * (chi_s - 1).subs(Q, q_l), layer, sp.oo) - 1,
                 sp.limit(layer / q_l, layer, sp.oo) - 2 * third,
             ),
@@ -297,7 +323,7 @@ def pre(setting: Setting) -> Derivation:
             ),
             instances(
                 r"n = 16, l = 20000 \to 40000: \quad \frac{d \ln(1 - \rho)}{d \ln l} = " + f"{exponent:.3f}",
-                "within 0.02 of -2/3: corrections fall like l^(-1/3)",
+                "within 0.02 of -2/3: corrections fall like $l^{-1/3}$",
                 [abs(exponent + 2 / 3) < 0.02],
                 "floating-point recurrence",
             ),

@@ -35,26 +35,26 @@ def by_layer(setting: Setting) -> Derivation:
     return Derivation(
         steps=(
             instances(
-                r"\mathrm{Post-LN,\ } n = 1: \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 ="
+                r"\text{Post-LN, } n = 1: \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 ="
                 r" \frac{d}{3}",
                 "every layer of a stack of 6",
                 (value == sp.Rational(1, 3) for value in down_by_layer("post", 6)),
             ),
             instances(
-                r"\mathrm{Post-LN,\ } L = 6: \quad \frac{4}{5} < \frac{E\|\partial L/\partial W^{2,l}\|^2}"
+                r"\text{Post-LN, } L = 6: \quad \frac{4}{5} < \frac{E\|\partial L/\partial W^{2,l}\|^2}"
                 r"{E\|\partial L/\partial W^{2,L}\|^2} < \frac{7}{5}",
                 "n = 1, 2, 4, 16, 64, 1000: level, not growing with l",
                 (4 / 5 < value / down[-1] < 7 / 5 for down in level for value in down),
                 "floating-point recurrence",
             ),
             instances(
-                r"\mathrm{Post-LN,\ } n > 1: \quad A_L > A_{L-1} > A_{L-2}",
+                r"\text{Post-LN, } n > 1: \quad A_L > A_{L-1} > A_{L-2}",
                 "the gradient of a token does grow towards the output, n = 2, 4, 16, 64, 1000",
                 (a[-1] > a[-2] > a[-3] for a in tokens),
                 "floating-point recurrence",
             ),
             instances(
-                r"\mathrm{Pre-LN,\ } n = 1: \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 ="
+                r"\text{Pre-LN, } n = 1: \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 ="
                 r" \frac{d}{2 + 3l}",
                 "every layer of a stack of 6",
                 (
@@ -63,14 +63,14 @@ def by_layer(setting: Setting) -> Derivation:
                 ),
             ),
             instances(
-                r"\mathrm{Pre-LN:\ } E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2"
-                r" \mathrm{\ falls\ from\ every\ layer\ to\ the\ next}",
+                r"\text{Pre-LN: } E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2"
+                r" \text{ falls from every layer to the next}",
                 "n = 1, 2, 4, 16, 64, 1000",
                 (first > second for down in fall for first, second in pairwise(down)),
                 "floating-point recurrence",
             ),
         ),
-        result=r"\mathrm{Post-LN:\ level;\ Pre-LN:\ } \|\frac{\partial L}{\partial W^{2,l}}\|_F"
+        result=r"\text{Post-LN: level; Pre-LN: } \|\frac{\partial L}{\partial W^{2,l}}\|_F"
         r" \sim (1 + \frac{3l}{2})^{-1/2}",
         verdict="fails",
         condition="counter-example $n = 1$: Post-LN is level, Pre-LN falls by $\\sqrt{10/2.5} = 2$ from "
@@ -109,33 +109,33 @@ def by_depth(setting: Setting) -> Derivation:
     return Derivation(
         steps=(
             proved(
-                r"\mathrm{Post-LN:\ } E\|\frac{\partial L}{\partial W^{2,L}}\|_F^2 = \frac{d}{3} n A_L",
+                r"\text{Post-LN: } E\|\frac{\partial L}{\partial W^{2,L}}\|_F^2 = \frac{d}{3} n A_L",
                 "interpreter, incoherent token gradients: neither L nor the correlation enters",
                 post.subs(B, 0) - N * A / 3,
             ),
             proved(
-                r"\mathrm{Pre-LN:\ } E\|\frac{\partial L}{\partial W^{2,L}}\|_F^2 = \frac{d}{2 q_L} n"
+                r"\text{Pre-LN: } E\|\frac{\partial L}{\partial W^{2,L}}\|_F^2 = \frac{d}{2 q_L} n"
                 r" A_{out}",
                 "interpreter and final norm",
                 pre.back.grad_sq[DOWN].subs(B, 0) / pre.trace.after.q
                 - N * A / (2 * (Q + MIXING + sp.Rational(1, 2))),
             ),
             instances(
-                r"\mathrm{Pre-LN\ falls\ with\ every\ layer\ added}",
+                r"\text{Pre-LN falls with every layer added}",
                 "L = 6, 8, 10, 12, 14",
                 (first > second for first, second in pairwise(lasts)),
                 "floating-point recurrence",
             ),
             instances(
-                r"\mathrm{Post-LN,\ coherent\ gradients\ } B \ne 0: \quad \rho_L"
-                r" \mathrm{\ enters,\ and\ } 1 - \rho_L < 0.1",
+                r"\text{Post-LN, coherent gradients } B \ne 0: \quad \rho_L"
+                r" \text{ enters, and } 1 - \rho_L < 0.1",
                 "n = 16, L = 6 to 14: what is left of the dependence on L",
                 (1 - rho < 0.1 for rho in coherent),
                 "floating-point recurrence",
             ),
         ),
-        result=r"\mathrm{Post-LN:\ } \sqrt{\frac{d}{3} n A_L} \mathrm{\ for\ every\ } L; \quad"
-        r" \mathrm{Pre-LN:\ } \sqrt{\frac{d}{2 q_L} n A_{out}}",
+        result=r"\text{Post-LN: } \sqrt{\frac{d}{3} n A_L} \text{ for every } L; \quad"
+        r" \text{Pre-LN: } \sqrt{\frac{d}{2 q_L} n A_{out}}",
         verdict="holds",
         condition="at initialisation; exact in $L$ for incoherent token gradients, otherwise up to terms in "
         "$1 - \\rho_L$, which halves with each layer",

@@ -49,7 +49,7 @@ def lemma1(setting: Setting) -> Derivation:
                 sp.summation(one, (p, 1, d)) - s**2 * d / 2,
             ),
             proved(
-                r"\mathrm{kernel\ of\ the\ interpreter\ at\ } q = \sigma^2: \frac{\sigma^2}{2}",
+                r"\text{kernel of the interpreter at } q = \sigma^2: \frac{\sigma^2}{2}",
                 "substitution",
                 relu_dual(s**2, s**2)[0] - one,
                 relu_dual(s**2, s**2)[1] - one,
@@ -168,8 +168,8 @@ def lemma2_pre(setting: Setting) -> Derivation:
                 ends[1] - 1 - 3 * layer / 2,
             ),
             proved(
-                r"m = 1 \mathrm{\ for\ } n = 1 \mathrm{\ or\ } \rho = 1; \quad"
-                r" m \to 0 \mathrm{\ for\ } \rho = 0, n \to \infty",
+                r"m = 1 \text{ for } n = 1 \text{ or } \rho = 1; \quad"
+                r" m \to 0 \text{ for } \rho = 0, n \to \infty",
                 "substitution and limit",
                 MIXING.subs(N, 1) - 1,
                 MIXING.subs(RHO, 1) - 1,
@@ -265,7 +265,7 @@ def lemma3(setting: Setting) -> Derivation:
             ),
             proved(
                 r"x = t 1 + (1, -1, 0): \quad \|J\|_2 = \frac{\sqrt{3}}{\sqrt{2}}"
-                r" \mathrm{\ for\ every\ } t, \quad"
+                r" \text{ for every } t, \quad"
                 r" \frac{\|x\|}{\|y\|} \to \infty",
                 "counter-example to the step from $\\|y\\|$ to $\\|x\\|$: limit",
                 _jacobian_claimed(shifted) - _jacobian_claimed(shifted.subs(t, 1)),
@@ -279,15 +279,16 @@ def lemma3(setting: Setting) -> Derivation:
                 sp.expand(d_sym * (1 - 1 / d_sym)) - (d_sym - 1),
             ),
         ),
-        result=r"\|J_{LN}(x)\|_2 = \frac{\sqrt{d}}{\|y\|} \mathrm{\ for\ } d \ge 3; \quad J_{LN} = 0"
-        r" \mathrm{\ for\ } d = 2",
+        result=r"\|J_{LN}(x)\|_2 = \frac{\sqrt{d}}{\|y\|} \text{ for } d \ge 3; \quad J_{LN} = 0"
+        r" \text{ for } d = 2",
         verdict="holds_under",
         condition="the formula is exact; $O(\\sqrt{d}/\\|x\\|)$ needs $\\|y\\| \\ge c \\|x\\|$, that is, "
         "the mean over "
         "coordinates must not dominate $x$; at initialisation $E\\|y\\|^2 = (1 - 1/d) E\\|x\\|^2$",
+        # Post-LN: x5 = x3 + x4, where LayerNorm has centred x3 already: E||y||^2/d = 1 + (1 - 1/d)/2.
         numbers={
             "centred_share": 1 - 1 / setting.width,
-            "jacobian_norm_post": 0.0 if setting.width == 2 else (1.5 * (1 - 1 / setting.width)) ** -0.5,
+            "jacobian_norm_post": 0.0 if setting.width == 2 else (1.5 - 0.5 / setting.width) ** -0.5,
         },
     )
 
@@ -326,7 +327,7 @@ def lemma4(setting: Setting) -> Derivation:
                 (sp.eye(3) - vector.T * vector) * vector.T - (1 - length_sq) * vector.T,
             ),
         ),
-        result=r"\mathrm{eigenvalues\ } 0 \mathrm{\ (once)\ and\ } 1 \mathrm{\ (} d - 1 \mathrm{\ times)}",
+        result=r"\text{eigenvalues } 0 \text{ (once) and } 1 \text{ (} d - 1 \text{ times)}",
         verdict="holds",
         condition="every d at least 1",
     )

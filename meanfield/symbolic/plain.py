@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _SYMBOLS = {
-    **{name: name for name in ("Pr", "exp", "ln", "min", "max", "det")},
+    **{name: name for name in ("Pr", "exp", "ln", "min", "max", "det", "arccos")},
     "alpha": "α", "chi": "χ", "delta": "δ", "epsilon": "ε", "kappa": "κ", "lambda": "λ", "pi": "π",
     "rho": "ρ", "sigma": "σ", "tau": "τ", "Gamma": "Γ",
     "le": "≤", "ge": "≥", "ne": "≠", "approx": "≈", "sim": "~", "in": "∈", "to": "→", "leftarrow": "←",
@@ -71,7 +71,7 @@ class _Reader:
                 return f"{_numerator(self.one())}/{_denominator(self.one())}"
             case "sqrt":
                 return f"√{_denominator(self.one())}"
-            case "mathrm":
+            case "mathrm" | "text":
                 return self.one()
             case _:
                 if command not in _SYMBOLS:

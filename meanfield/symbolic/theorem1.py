@@ -46,7 +46,8 @@ def _chain_rule() -> Step:
         r"\frac{\partial L}{\partial W^2_{pq}} = h_p g_q, \quad h = \mathrm{ReLU}(x_3 W^1), \quad"
         r" g = \frac{\partial L}{\partial x_{out}} J_{LN}: \quad"
         r" \|\frac{\partial L}{\partial W^2}\|_F^2 = \|h\|^2 \|g\|^2 \le d^2 \|g\|^2 \max_p h_p^2",
-        "one token, 3 x 2 matrix differentiated; the paper's step puts ||g|| for each of d entries g_q",
+        "one token, 3 x 2 matrix differentiated; the paper's step puts $\\|g\\|$ for each of the d "
+        "entries $g_q$",
         frobenius - (h * h.T)[0] * (g * g.T)[0],
         sp.Matrix(
             3,
@@ -74,8 +75,8 @@ def _tail() -> tuple[Step, ...]:
             d * chernoff.subs(t, sp.sqrt(2 * sp.log(100 * d))) - sp.Rational(1, 100),
         ),
         proved(
-            r"\mathrm{all\ } n \mathrm{\ tokens:\ } \Pr[\max_{i,p} h_{ip}^2 \ge 2 \ln(100 n d)] \le 0.01",
-            "the loss averages n tokens, so the union is over n d events; the paper leaves out ln n",
+            r"\text{all } n \text{ tokens: } \Pr[\max_{i,p} h_{ip}^2 \ge 2 \ln(100 n d)] \le 0.01",
+            "the loss averages n tokens, so the union is over $n d$ events; the paper leaves out $\\ln n$",
             n * d * chernoff.subs(t, sp.sqrt(2 * sp.log(100 * n * d))) - sp.Rational(1, 100),
         ),
     )
@@ -111,9 +112,9 @@ def _repair() -> tuple[Step, ...]:
     e, t, alpha = sp.symbols("epsilon tau alpha", positive=True)
     return (
         instances(
-            r"B = (1 + \epsilon) EZ: \quad E[Z | Z \le B] \le EZ, \mathrm{\ so\ } B - E[Z | Z \le B] \ge"
+            r"B = (1 + \epsilon) EZ: \quad E[Z | Z \le B] \le EZ, \text{ so } B - E[Z | Z \le B] \ge"
             r" \epsilon EZ",
-            "the paper conditions on Z <= B and then uses Lemma 5 with the unconditional mean: the wrong "
+            "the paper conditions on $Z \\le B$ and then uses Lemma 5 with the unconditional mean: the wrong "
             "direction",
             conditional,
         ),
@@ -121,7 +122,7 @@ def _repair() -> tuple[Step, ...]:
         proved(
             r"\Pr[Z \le \alpha EZ] \le \frac{\epsilon + \tau}{1 + \epsilon - \alpha},"
             r" \quad \tau = \frac{E[(Z - B)^+]}{EZ}",
-            "Lemma 5 for min(Z, B), whose mean is (1 - tau) EZ: no conditioning",
+            "Lemma 5 for min(Z, B), whose mean is $(1 - \\tau) EZ$: no conditioning",
             ((1 + e) - (1 - t)) / ((1 + e) - alpha) - (e + t) / (1 + e - alpha),
         ),
         instances(
@@ -143,9 +144,10 @@ def _assembly(second_moment: sp.Expr, name: str) -> tuple[Step, ...]:
     row = d * jacobian_sq * 2 * log
     return (
         proved(
-            r"\|J_{LN}\|_2^2 = \frac{d}{\|y\|^2} \mathrm{\ with\ } \|y\| \le \|x\|: \quad"
-            r" \|y\|^2 = c \|x\|^2 \mathrm{\ costs\ a\ factor\ } c^{-1/2}, \quad E c = 1 - \frac{1}{d}"
-            r" \mathrm{\ in\ mean\ field}",
+            r"\|J_{LN}\|_2^2 = \frac{d}{\|y\|^2} \text{ with } \|y\| \le \|x\|: \quad"
+            r" \|y\|^2 = c \|x\|^2 \text{ costs a factor } c^{-1/2}, \quad E\|y\|^2 \ge (1 -"
+            r" \frac{1}{d}) E\|x\|^2"
+            r" \text{ in mean field}",
             "Lemma 3 has the centred y where the paper writes x",
             sp.sqrt(d / (share * alpha * second_moment * d))
             - sp.sqrt(jacobian_sq) * share ** sp.Rational(-1, 2),
@@ -159,7 +161,7 @@ def _assembly(second_moment: sp.Expr, name: str) -> tuple[Step, ...]:
         proved(
             r"\|\frac{\partial L}{\partial W^2}\|_F \le \|g\| \sqrt{d} \max_p |h_p| \le"
             r" \|\frac{\partial L}{\partial x_{out}}\| \sqrt{\frac{2 d \ln(100 d)}{\alpha_0 s}}",
-            "sharper: sum the g_q^2 to ||g||^2; a factor sqrt(d) is saved",
+            "sharper: the $g_q^2$ are summed to $\\|g\\|^2$, which saves a factor $\\sqrt{d}$",
             squared / row - d,
         ),
     )
@@ -175,16 +177,16 @@ def _normalisations(
         proved(
             r"\|\frac{\partial L}{\partial x_{out}}\| = 1: \quad \frac{\mathrm{bound}^2}{\mathrm{exact}^2} = "
             + rf"{result} d \ln(100 d)",
-            "exact value grows like sqrt(d), the bound like d sqrt(ln d)",
+            "the exact value grows like $\\sqrt{d}$, the bound like $d \\sqrt{\\ln d}$",
             d**2 * log / exact_sq - ratio * d * sp.log(100 * d),
         ),
         proved(
-            r"|\frac{\partial L}{\partial x_{out,q}}| = 1, \mathrm{\ so\ } \|\frac{\partial L}{\partial"
+            r"|\frac{\partial L}{\partial x_{out,q}}| = 1, \text{ so } \|\frac{\partial L}{\partial"
             r" x_{out}}\|"
-            r" = \sqrt{d}: \quad \frac{\mathrm{sharper\ bound}^2}{\mathrm{exact}^2} = "
+            r" = \sqrt{d}: \quad \frac{\text{sharper bound}^2}{\mathrm{exact}^2} = "
             + rf"{result} \ln(100 d)",
-            "exact value grows like d; the sharper bound is then the paper's expression d sqrt(2 ln(100 "
-            "d)/(alpha s))",
+            "the exact value grows like d; the sharper bound is then the paper's expression "
+            "$d \\sqrt{2 \\ln(100 d) / (\\alpha_0 s)}$",
             d * (d * log) / (d * exact_sq) - ratio * sp.log(100 * d),
             d * (d * log) - d**2 * log,
         ),
@@ -222,6 +224,8 @@ def post(setting: Setting) -> Derivation:
     incoherent = one.back.grad_sq[DOWN].subs(B, 0)
     relative = post_ln_norm_variance(D) / (s * D) ** 2
     alpha = sp.Rational(ALPHA.numerator, ALPHA.denominator)
+    # Cantelli: Markov's inequality for (EZ - Z + u)^2 at its best shift u.
+    u, v, t = sp.symbols("u v t", positive=True)
     cantelli = relative / (relative + (1 - alpha) ** 2)
     at_width = float(relative.subs(D, setting.width))
     numbers = _numbers(setting, 1.5, math.sqrt(setting.width / 3))
@@ -238,6 +242,7 @@ def post(setting: Setting) -> Derivation:
                 "exact variance v and Cantelli's inequality: step 3 without any boundedness, and better "
                 "with width",
                 relative - sp.Rational(5, 3) / D - sp.Rational(10, 9) / D**2,
+                ((v + u**2) / (t + u) ** 2).subs(u, v / t) - v / (v + t**2),
                 sp.limit(cantelli, D, sp.oo),
             ),
             *_assembly(s, r"\frac{3}{2}"),

@@ -51,7 +51,7 @@ def test_chi_square_tail_against_scipy(width: int, eps: Fraction) -> None:
 
 
 def _relu_branch(z_sq: np.ndarray, width: int, rng: np.random.Generator) -> np.ndarray:
-    """||x + ReLU(LN(x) W1) W2||^2 given ||x||^2: only the norm of the branch and its angle to x are random."""
+    """||x + ReLU(LN(x) W1) W2||^2 given ||x||^2: random are the branch's norm and its angle to x."""
     h_sq = (np.maximum(rng.standard_normal((len(z_sq), width)), 0) ** 2).sum(axis=1)
     u = rng.standard_normal((len(z_sq), width)) * np.sqrt(h_sq / width)[:, None]
     return z_sq + 2 * np.sqrt(z_sq) * u[:, 0] + (u**2).sum(axis=1)
