@@ -15,7 +15,8 @@ from meanfield.errors import InputError, UnknownNameError, positive_integer
 
 Kind: TypeAlias = Literal["theory", "measurement", "training"]
 Verdict: TypeAlias = Literal["holds", "holds_loosely", "holds_under", "fails"]
-MAX_DEPTH = 1_000_000
+MAX_SIZE = 10**15
+MAX_DEPTH = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Setting:
         tokens: Tokens in the sequence.
 
     Raises:
-        InputError: If a size is too small or no integer, or the depth exceeds `MAX_DEPTH`.
+        InputError: If a size is too small or no integer, or too large (`MAX_SIZE`, `MAX_DEPTH`).
 
     Example:
         >>> Setting(width=512, depth=6, tokens=16).tokens
@@ -41,7 +42,8 @@ class Setting:
 
     def __post_init__(self) -> None:
         for what, value in (("width", self.width), ("depth", self.depth), ("tokens", self.tokens)):
-            positive_integer(what, value)
+            if positive_integer(what, value) > MAX_SIZE:
+                raise InputError(f"{what}={value} is too large: give at most {MAX_SIZE:.0e}")
         if self.width < 2:
             raise InputError(f"width={self.width} is too small: LayerNorm needs at least 2 coordinates")
         if self.depth > MAX_DEPTH:

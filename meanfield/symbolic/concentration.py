@@ -160,8 +160,9 @@ def chi2(setting: Setting) -> Derivation:
                 r"\min_t E[\exp(t \|Y\|^2)] \exp(-t d (1 + \epsilon))"
                 r" = \exp(-\frac{d}{2} (\epsilon - \ln(1 + \epsilon))),"
                 r" \quad t = \frac{\epsilon}{2(1 + \epsilon)}",
-                "derivative at the minimum and value there; convex in t",
+                "derivative at the minimum, value there, and second derivative $2/(1 - 2t)^2 > 0$",
                 sp.diff(exponent, t).subs(t, best),
+                sp.diff(exponent, t, 2) - 2 / (1 - 2 * t) ** 2,
                 sp.expand_log(sp.simplify(exponent.subs(t, best) + rate), force=True),
             ),
             proved(

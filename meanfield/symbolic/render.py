@@ -52,6 +52,7 @@ def as_text(claims: Derivations) -> str:
             )
             console.print(Rule(title, align="left"))
             console.print(Text(plain_text(claim.statement)))
+            console.print(Text(claim.source, style="dim"))
             # Two columns give formulas that wrap a hanging indent.
             given = Table.grid(padding=(0, 1))
             for assumption in claim.assumptions:
@@ -94,7 +95,7 @@ def as_latex(claims: Derivations) -> str:
         claim = LEDGER[name]
         lines += [
             rf"\subsection*{{\texttt{{{_tex(name)}}}: {_words(derivation.verdict)}}}",
-            _tex(claim.statement),
+            f"{_tex(claim.statement)} ({_tex(claim.source)})",
         ]
         lines += [rf"\emph{{Assumes:}} {_tex('; '.join(claim.assumptions))}.", r"\begin{enumerate}"]
         for step in derivation.steps:
@@ -132,7 +133,7 @@ def as_markdown(claims: Derivations) -> str:
         lines += [
             f"## `{name}`: {_words(derivation.verdict)}",
             "",
-            _markdown(claim.statement),
+            f"{_markdown(claim.statement)} ({claim.source})",
             "",
             "Assumes:",
             "",

@@ -94,6 +94,7 @@ def test_an_unknown_claim_is_refused_with_the_nearest_name() -> None:
         ({"width": 2.5}, "is not an integer"),
         ({"depth": float("nan")}, "is not an integer"),
         ({"depth": MAX_DEPTH + 1}, "is too large"),
+        ({"width": 10**400}, "is too large: give at most 1e\\+15"),
     ],
 )
 def test_bad_sizes_are_refused(sizes: dict[str, Any], message: str) -> None:
