@@ -92,7 +92,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 zorder=0,
             )
         else:
-            ax.set_ylim(1.4, 1.6)
+            ax.set_ylim(1.4, 1.64)
             ax.plot(
                 edge["layer"],
                 edge["lemma2_low"],
@@ -105,5 +105,5 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
         ax.set_title(f"{title}, $d={table['width'].iloc[0]}$")
         ax.set_xlabel("layer $l$")
         ax.set_ylabel(r"$q_l=\mathrm{E}\,\Vert x_{l,5}\Vert^2/d$")
-        ax.legend(loc="upper left")
+        ax.legend(loc="upper left", ncols=1 if placement == "pre_ln" else 3)
     return figure
