@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 
 from empirical.device import DEVICES, torch_device
+from empirical.store import STALE_SECONDS
 from figures import (
     concentration,
     gradient_by_depth,
@@ -147,6 +149,9 @@ def read(out: Path, name: str) -> Tables:
 def _prepare(out: Path) -> None:
     try:
         (out / "tables").mkdir(parents=True, exist_ok=True)
+        for left in (*out.glob(".*.part"), *(out / "tables").glob(".*.part")):
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:  # of a killed run
+                left.unlink()
         refused = not all(os.access(folder, os.W_OK | os.X_OK) for folder in (out, out / "tables"))
     except OSError as error:
         raise InputError(f"out={out}: {error.strerror}; give a folder that can be written") from None

@@ -135,7 +135,9 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("depth $L$ (shaded: the paper's 6 to 14)")
     ax.set_ylabel(r"$(\mathrm{E}\,\Vert\partial\mathcal{L}/\partial W^{2,L}\Vert_F^2)^{1/2}$")
-    ax.legend(loc="lower left", title=f"$d={table['width'].iloc[0]}$, $n={table['tokens'].iloc[0]}$")
+    first = table.iloc[0]
+    sizes = f"$d={first['width']}$, $n={first['tokens']}$, {first['seeds']} seeds"
+    ax.legend(loc="lower left", title=sizes, alignment="left", title_fontsize=7.5)
     return figure
 
 

@@ -87,6 +87,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
         plain_log(ax, "y")
     for ax in axes[-1]:
         ax.set_xlabel("layer $l$")
+    figure.suptitle(f"$d={table['width'].iloc[0]}$, {table['seeds'].min()} seeds", fontsize=8)
     words = "(line: theory; points: measured, 95 %)"
     entries = axes[0, -2].get_legend_handles_labels()
     figure.legend(*entries, loc="outside lower left", ncols=2, title=f"matrices {words}")

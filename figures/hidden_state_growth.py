@@ -102,7 +102,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 label="Lemma 2: 3/2",
                 zorder=0,
             )
-        ax.set_title(f"{title}, $d={table['width'].iloc[0]}$")
+        ax.set_title(f"{title}, $d={table['width'].iloc[0]}$, {table['seeds'].min()} seeds")
         ax.set_xlabel("layer $l$")
         ax.set_ylabel(r"$q_l=\mathrm{E}\,\Vert x_{l,5}\Vert^2/d$")
         ax.legend(loc="upper left", ncols=1 if placement == "pre_ln" else 3)

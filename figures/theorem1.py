@@ -150,6 +150,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     axes[1, 1].set_xlabel("depth $L$")
     for ax in axes[:, 0]:
         ax.set_ylabel(r"$\Vert\partial\mathcal{L}/\partial W^{2,L}\Vert_F$")
+    figure.suptitle(f"last layer's $W^2$, {table['seeds'].min()} seeds", fontsize=8)
     return figure
 
 

@@ -105,5 +105,6 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 f"${s}={rows[c].iloc[0]}$" for s, c in (("L", "depth"), ("d", "width"), ("n", "tokens"))
             )
         )
+    figure.suptitle(f"line: theory; points: measured, {table['seeds'].min()} seeds or more, 95 %", fontsize=8)
     left.set_ylabel(r"$1-\rho_l$")
     return figure
