@@ -74,8 +74,9 @@ def test_force_measures_again_and_gets_the_same(
 def test_only_makes_that_figure_and_leaves_other_claims_unmeasured(
     tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*TINY, str(tmp_path), "--only", "norm_jacobian"]) == 0
+    status = main([*TINY, str(tmp_path), "--only", "norm_jacobian"])
     report = json.loads(capsys.readouterr().out)
+    assert status == int(verdicts.disagrees(report))
     measured = {claim["id"]: claim["measured"] for claim in report["claims"]}
     assert measured.pop("lemma3") == "holds_under"
     assert set(measured.values()) == {"not_measured"}
