@@ -37,7 +37,7 @@ from figures import (
     token_correlation,
     verdicts,
 )
-from figures.criteria import Tables
+from figures.criteria.finding import Tables
 from figures.lab import Lab, work
 from figures.presets import PRESETS
 from figures.style import save, style

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from figures.criteria import CRITERIA, Finding, Tables, disagreements, family_limit
+from figures.criteria import CRITERIA
+from figures.criteria.finding import Finding, Tables, disagreements, family_limit
 from figures.style import write_whole
 from meanfield.claims import LEDGER, Setting, derive
 

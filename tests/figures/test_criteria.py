@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from figures import criteria
 from figures.concentration import EPSILONS, tail
-from figures.criteria import CRITERIA, Finding, Tables, disagreements, family_limit
+from figures.criteria import CRITERIA, gradients, states
+from figures.criteria.finding import Finding, Tables, disagreements, family_limit
 from figures.verdicts import UNMEASURED, agreement, disagrees, measured
 from meanfield.claims import LEDGER
 
@@ -128,42 +128,42 @@ def depths(post: float, pre: float) -> Tables:
 
 
 def theorem1(tables: Tables) -> Finding:
-    return criteria.theorem1(tables, "pre_ln")
+    return gradients.theorem1(tables, "pre_ln")
 
 
 @pytest.mark.parametrize(
     ("criterion", "tables", "verdict"),
     [
-        (criteria.lemma1, second_moment(), "holds"),
-        (criteria.lemma1, second_moment(ffn=1.05), "fails"),
-        (criteria.lemma2_post, second_moment(), "holds"),
-        (criteria.lemma2_post, second_moment(post=1.05), "fails"),
-        (criteria.lemma2_pre, second_moment(), "holds"),
-        (criteria.lemma2_pre, second_moment(pre=1.4), "fails"),
-        (criteria.lemma2_pre, second_moment(pre=0.5), "fails"),
-        (criteria.lemma3, jacobian(), "holds"),
-        (criteria.lemma3, jacobian(mean_share=0.99), "holds_under"),
-        (criteria.lemma3, jacobian(error=0.05), "fails"),
-        (criteria.concentration_chi2, tails(), "holds_loosely"),
-        (criteria.concentration_chi2, tails(spread=0.2), "fails"),
-        (criteria.concentration_measured, tails(), "holds"),
-        (criteria.concentration_measured, tails(spread=0.2), "fails"),
+        (states.lemma1, second_moment(), "holds"),
+        (states.lemma1, second_moment(ffn=1.05), "fails"),
+        (states.lemma2_post, second_moment(), "holds"),
+        (states.lemma2_post, second_moment(post=1.05), "fails"),
+        (states.lemma2_pre, second_moment(), "holds"),
+        (states.lemma2_pre, second_moment(pre=1.4), "fails"),
+        (states.lemma2_pre, second_moment(pre=0.5), "fails"),
+        (states.lemma3, jacobian(), "holds"),
+        (states.lemma3, jacobian(mean_share=0.99), "holds_under"),
+        (states.lemma3, jacobian(error=0.05), "fails"),
+        (states.concentration_chi2, tails(), "holds_loosely"),
+        (states.concentration_chi2, tails(spread=0.2), "fails"),
+        (states.concentration_measured, tails(), "holds"),
+        (states.concentration_measured, tails(spread=0.2), "fails"),
         (theorem1, sweeps(), "holds_loosely"),
         (theorem1, sweeps(exponents=(1.05, 0.0)), "holds"),
         (theorem1, sweeps(exponents=(1.2, 0.0)), "fails"),
         (theorem1, sweeps(exponents=(0.5, 0.0), bounds=(1.05, -0.5)), "fails"),
         (theorem1, sweeps(broken=60), "fails"),
-        (criteria.extension_post, by_layer(1.25, 0.0), "holds"),
-        (criteria.extension_post, by_layer(1.0, 0.0), "fails"),
-        (criteria.extension_pre, by_layer(1.0, 0.0), "holds"),
-        (criteria.extension_pre, by_layer(1.0, -0.5), "fails"),
-        (criteria.figure3ab, model(post=5.0, pre=1.1), "holds"),
-        (criteria.figure3ab, model(post=5.0, pre=1.7), "holds_loosely"),
-        (criteria.figure3ab, model(post=5.0, pre=3.0), "fails"),
-        (criteria.figure3ab, model(post=1.0, pre=1.1), "fails"),
-        (criteria.figure3cd, depths(post=0.0, pre=-0.5), "holds"),
-        (criteria.figure3cd, depths(post=-0.5, pre=-0.5), "fails"),
-        (criteria.figure3cd, depths(post=0.0, pre=0.0), "fails"),
+        (gradients.extension_post, by_layer(1.25, 0.0), "holds"),
+        (gradients.extension_post, by_layer(1.0, 0.0), "fails"),
+        (gradients.extension_pre, by_layer(1.0, 0.0), "holds"),
+        (gradients.extension_pre, by_layer(1.0, -0.5), "fails"),
+        (gradients.figure3ab, model(post=5.0, pre=1.1), "holds"),
+        (gradients.figure3ab, model(post=5.0, pre=1.7), "holds_loosely"),
+        (gradients.figure3ab, model(post=5.0, pre=3.0), "fails"),
+        (gradients.figure3ab, model(post=1.0, pre=1.1), "fails"),
+        (gradients.figure3cd, depths(post=0.0, pre=-0.5), "holds"),
+        (gradients.figure3cd, depths(post=-0.5, pre=-0.5), "fails"),
+        (gradients.figure3cd, depths(post=0.0, pre=0.0), "fails"),
     ],
 )
 def test_verdict(criterion: Callable[[Tables], Finding], tables: Tables, verdict: str) -> None:
