@@ -6,7 +6,7 @@ import re
 
 _SYMBOLS = {
     **{name: name for name in ("Pr", "exp", "ln", "min", "max", "det", "arccos")},
-    "alpha": "α", "chi": "χ", "delta": "δ", "epsilon": "ε", "kappa": "κ", "lambda": "λ", "pi": "π",
+    "alpha": "α", "chi": "χ", "delta": "δ", "epsilon": "ε", "kappa": "κ", "lambda": "λ", "mu": "μ", "pi": "π",
     "rho": "ρ", "sigma": "σ", "tau": "τ", "Gamma": "Γ",
     "le": "≤", "ge": "≥", "ne": "≠", "approx": "≈", "sim": "~", "in": "∈", "to": "→", "leftarrow": "←",
     "infty": "∞", "partial": "∂", "sum": "Σ", "prod": "Π", "int": "∫", "cdot": "·",
