@@ -184,6 +184,10 @@ class Attention(Op):
             raise InputError(
                 "attention='softmax' needs query and key projections: give both, or use 'uniform'"
             )
+        if self.kind == "uniform" and (self.query is not None or self.key is not None):
+            raise InputError(
+                "attention='uniform' has neither query nor key: leave them out, or use 'softmax'"
+            )
         if self.value.d_out % self.kv_heads:
             raise InputError(
                 f"value size {self.value.d_out} is not divisible by kv_heads={self.kv_heads}: give a multiple"

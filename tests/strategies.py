@@ -26,7 +26,9 @@ def variances() -> st.SearchStrategy[Fraction]:
 
 
 @st.composite
-def uniform_transformers(draw: st.DrawFn, width: int = 8, deepest: int = 6) -> mf.Transformer:
+def transformers(
+    draw: st.DrawFn, width: int = 8, deepest: int = 6, kinds: tuple[str, ...] = ("softmax", "uniform")
+) -> mf.Transformer:
     """Any placement, activation, initialisation and norm that the theory covers."""
     preset = PLACEMENTS[draw(placements())]
     return preset(
@@ -36,7 +38,7 @@ def uniform_transformers(draw: st.DrawFn, width: int = 8, deepest: int = 6) -> m
         d_ff=draw(st.sampled_from([4, 8, 32])),
         activation=draw(st.sampled_from(["relu", "gelu"])),
         norm=draw(st.sampled_from(["layernorm", "rmsnorm"])),
-        attention="uniform",
+        attention=draw(st.sampled_from(kinds)),
         init=draw(st.sampled_from(["xavier_normal", "lecun_normal", "torch", "torch_transformer", "gpt2"])),
     )
 
@@ -52,6 +54,16 @@ def ops(width: int = 8) -> st.SearchStrategy[Op]:
         linears(width),
         st.builds(lambda kind: Norm("norm", width, kind), st.sampled_from(["layernorm", "rmsnorm"])),
         st.builds(lambda v: Attention("attention", "uniform", 1, 1, v), linears(width)),
+        st.builds(
+            # behind a norm: the theory refuses logits of variance beyond 100
+            lambda v, q, k: Sequential((
+                Norm("norm", width),
+                Attention("attention", "softmax", 2, 2, v, q, k, score_scale=0.1),
+            )),
+            linears(width),
+            linears(width),
+            linears(width),
+        ),
         st.builds(
             lambda up, a, down: FeedForward("ffn", up, a, down),
             linears(width),

@@ -11,6 +11,7 @@ from functools import singledispatch
 
 from meanfield.errors import MissingRuleError
 from meanfield.gaussian import dual_grad
+from meanfield.moments.attention import mix_back, score_gradients, softmax_weights
 from meanfield.moments.state import Exchangeable, Kernel, Step
 from meanfield.ops import Attention, FeedForward, Linear, Norm, Op, ParameterKey, Residual, Sequential
 
@@ -94,12 +95,23 @@ def _norm(op: Norm, step: Step, gradient: Kernel, layout: Exchangeable, record: 
 
 @backward.register
 def _attention(op: Attention, step: Step, gradient: Kernel, layout: Exchangeable, record: Record) -> Kernel:
-    """G -> sigma_v^2 P (sigma_o^2 G) P, P the mean over a sequence. Source: xiong2020, App. F."""
+    """G -> sigma_v^2 E[A^T (sigma_o^2 G) A], plus the way through the scores. Source: xiong2020, App. F."""
     record.point(op.name, step.after, gradient)
-    value, *output = step.inner
-    if output:
-        gradient = _through_linear(f"{op.name}.o", output[0], gradient, layout, record)
-    return _through_linear(f"{op.name}.v", value, layout.mix(gradient), layout, record)
+    inner = step.inner
+    if op.output is not None:
+        gradient = _through_linear(f"{op.name}.o", inner["output"], gradient, layout, record)
+    if op.kind == "uniform":
+        return _through_linear(f"{op.name}.v", inner["value"], layout.mix(gradient), layout, record)
+    weights = softmax_weights(op, inner["query"], inner["key"], layout)
+    kernels = inner["query"].after, inner["key"].after, inner["value"].after
+    of_query, of_key = score_gradients(op, weights, kernels, gradient, layout)
+    mixed = mix_back(weights, gradient, layout)
+    through_value = _through_linear(f"{op.name}.v", inner["value"], mixed, layout, record)
+    through_key = _through_linear(f"{op.name}.k", inner["key"], of_key, layout, record)
+    if op.key is not None and op.key.bias is not None:
+        record.parameter(f"{op.name}.k", "bias", 0.0)  # exactly: the softmax does not see what all keys share
+    through_query = _through_linear(f"{op.name}.q", inner["query"], of_query, layout, record)
+    return through_query + through_key + through_value
 
 
 @backward.register
@@ -108,7 +120,7 @@ def _feed_forward(
 ) -> Kernel:
     """Down, then times E[phi'(u_i) phi'(u_j)], then up. Source: schoenholz2017, Eq. (13)."""
     record.point(op.name, step.after, gradient)
-    up, down = step.inner
+    up, down = step.inner["up"], step.inner["down"]
     gradient = _through_linear(f"{op.name}.down", down, gradient, layout, record)
     own = layout.own(up.after)
     gradient = gradient * dual_grad(op.activation, own, own, up.after)
@@ -121,13 +133,13 @@ def _residual(op: Residual, step: Step, gradient: Kernel, layout: Exchangeable, 
     # The branch ends in fresh weights, so cross terms vanish.
     record.point(op.name, step.after, gradient)
     skip, scale = float(op.skip_scale), float(op.branch_scale)
-    (branch,) = step.inner
+    branch = step.inner["branch"]
     return skip**2 * gradient + backward(branch.op, branch, scale**2 * gradient, layout, record)
 
 
 @backward.register
 def _sequential(op: Sequential, step: Step, gradient: Kernel, layout: Exchangeable, record: Record) -> Kernel:
     """The last op first. Source: definition."""
-    for inner in reversed(step.inner):
+    for inner in reversed(list(step.inner.values())):
         gradient = backward(inner.op, inner, gradient, layout, record)
     return gradient

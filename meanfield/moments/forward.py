@@ -11,6 +11,7 @@ import numpy as np
 
 from meanfield.errors import MissingRuleError
 from meanfield.gaussian import dual
+from meanfield.moments.attention import mix, softmax_weights
 from meanfield.moments.state import Exchangeable, Kernel, Step
 from meanfield.ops import Attention, FeedForward, Linear, Norm, Op, Residual, Sequential
 
@@ -56,19 +57,24 @@ def _norm(op: Norm, kernel: Kernel, layout: Exchangeable) -> Step:
 
 @forward.register
 def _attention(op: Attention, kernel: Kernel, layout: Exchangeable) -> Step:
-    """Q -> sigma_o^2 P (sigma_v^2 Q) P, P the mean over a sequence. Source: xiong2020, App. C."""
-    if op.kind != "uniform" or op.causal or op.cross:
+    """Q -> sigma_o^2 E[A (sigma_v^2 Q) A^T], A the weights. Source: xiong2020, App. C, for uniform A."""
+    if op.causal or op.cross:
         raise MissingRuleError(
-            f"attention='{op.kind}', causal={op.causal}, cross={op.cross}",
+            f"attention with causal={op.causal}, cross={op.cross}",
             INTERPRETER,
-            "the theory covers attention='uniform' without mask; measure this architecture instead",
+            "the theory covers attention within a sequence, without mask; measure this architecture instead",
         )
     value = forward(op.value, kernel, layout)
-    mixed = layout.mix(value.after)
-    if op.output is None:
-        return Step(op, kernel, mixed, (value,))
-    output = forward(op.output, mixed, layout)
-    return Step(op, kernel, output.after, (value, output))
+    inner = {"value": value}
+    if op.query is None or op.key is None:
+        after = layout.mix(value.after)
+    else:
+        inner |= {"query": forward(op.query, kernel, layout), "key": forward(op.key, kernel, layout)}
+        after = mix(softmax_weights(op, inner["query"], inner["key"], layout), value.after)
+    if op.output is not None:
+        inner["output"] = forward(op.output, after, layout)
+        after = inner["output"].after
+    return Step(op, kernel, after, inner)
 
 
 @forward.register
@@ -77,7 +83,7 @@ def _feed_forward(op: FeedForward, kernel: Kernel, layout: Exchangeable) -> Step
     up = forward(op.up, kernel, layout)
     own = layout.own(up.after)
     down = forward(op.down, dual(op.activation, own, own, up.after), layout)
-    return Step(op, kernel, down.after, (up, down))
+    return Step(op, kernel, down.after, {"up": up, "down": down})
 
 
 @forward.register
@@ -86,15 +92,15 @@ def _residual(op: Residual, kernel: Kernel, layout: Exchangeable) -> Step:
     # The branch ends in fresh weights, so cross terms vanish.
     branch = forward(op.branch, kernel, layout)
     skip, scale = float(op.skip_scale), float(op.branch_scale)
-    return Step(op, kernel, skip**2 * kernel + scale**2 * branch.after, (branch,))
+    return Step(op, kernel, skip**2 * kernel + scale**2 * branch.after, {"branch": branch})
 
 
 @forward.register
 def _sequential(op: Sequential, kernel: Kernel, layout: Exchangeable) -> Step:
     """One op after another. Source: definition."""
-    inner: list[Step] = []
+    inner: dict[str, Step] = {}
     after = np.asarray(kernel)
-    for child in op.ops:
-        inner.append(forward(child, after, layout))
-        after = inner[-1].after
-    return Step(op, kernel, after, tuple(inner))
+    for place, child in enumerate(op.ops):
+        step = inner[str(place)] = forward(child, after, layout)
+        after = step.after
+    return Step(op, kernel, after, inner)

@@ -7,8 +7,8 @@ each pair alone see an array of pairs and do not ask how many there are; a full 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -95,10 +95,10 @@ class Step:
         op: The op.
         before: Kernel of its input, per coordinate.
         after: Kernel of its output, per coordinate.
-        inner: Steps of the ops inside it, in order.
+        inner: Steps of the ops inside it, by their role and in order.
     """
 
     op: Op
     before: Kernel
     after: Kernel
-    inner: tuple[Any, ...] = ()
+    inner: Mapping[str, Step] = field(default_factory=dict)

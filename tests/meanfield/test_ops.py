@@ -27,6 +27,10 @@ def _linear(width: int = 4) -> Linear:
         (lambda: FeedForward("f", _linear(4), "relu", _linear(8)), ["4", "8", "equal"]),
         (lambda: FeedForward("f", _linear(), "swish", _linear()), ["'swish'", "gelu", "relu"]),
         (lambda: Attention("a", "softmax", 1, 1, _linear()), ["query", "key"]),
+        (
+            lambda: Attention("a", "uniform", 1, 1, _linear(), query=_linear()),
+            ["uniform", "query", "softmax"],
+        ),
         (lambda: Attention("a", "uniform", 4, 3, _linear()), ["heads=4", "kv_heads=3", "divisor"]),
         (lambda: Residual("r", _linear(), skip_scale=float("inf")), ["skip_scale=inf", "finite"]),
         (lambda: mf.post_ln(width=10, depth=1, heads=4), ["width=10", "heads=4", "divisor", "2, 5"]),
