@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import empirical
 import meanfield as mf
 from tests.statistical import laws
 from tests.strategies import PAPER, placements
@@ -68,3 +69,26 @@ def test_the_comparison_rejects_a_dropped_sqrt_depth() -> None:
     assert laws.disagreeing(last, width, depth).empty
     assert math.isclose(last.grad_sq.item(), width / 2 / (1 + 1.5 * depth), rel_tol=1e-12)
     assert len(laws.disagreeing(last, width, depth, factor=1 + 1.5 * depth)) == 1
+
+
+@pytest.mark.parametrize("placement", ["post_ln", "pre_ln"])
+def test_both_expected_gradients_are_predicted(placement: str) -> None:
+    """Mean of square norms: batch 2; square norm of the mean over 4 mini-batches: that of batch 8.
+
+    Smallest error seen: taking one notion for the other.
+    """
+    width, depth, tokens = 128, 2, 4
+    arch = PAPER[placement](width=width, depth=depth)
+    found = empirical.ensemble(arch, tokens=tokens, batch=2, minibatches=4, seeds=range(9_000, 9_100)).df
+    rows = ["layer", "module", "parameter"]
+    down = found[(found.module == "ffn.down") & (found.parameter == "weight")]
+    for notion, batch in (("grad_sq_hat", 2), ("mean_grad_sq_hat", 8)):
+        theory = mf.predict(arch, tokens=tokens, batch=batch).df[[*rows, "grad_sq"]]
+        measured = found[[*rows, notion, f"{notion}_se"]].set_axis(
+            [*rows, "grad_sq_hat", "grad_sq_hat_se"], axis=1
+        )
+        table = theory.merge(measured, on=rows, validate="one_to_one")
+        wrong = laws.disagreeing(table, width, depth)
+        assert wrong.empty, wrong.to_string()
+    other = down.assign(grad_sq=down.mean_grad_sq_hat)[[*rows, "grad_sq", "grad_sq_hat", "grad_sq_hat_se"]]
+    assert len(laws.disagreeing(other, width, depth)) == depth
