@@ -80,17 +80,20 @@ def norm_jacobian(
     norm_op: ops.Norm,
     *,
     radii: Iterable[float],
+    mean_share: float | None = None,
     seeds: Iterable[int] = range(8),
     device: str = "cpu",
     dtype: str = "float64",
 ) -> pd.DataFrame:
     """Measure the spectral norm of a norm's Jacobian by automatic differentiation.
 
-        J_pq = dN(x)_q / dx_p at x = radius * u,  u uniform on the sphere, one u per seed
+        J_pq = dN(x)_q / dx_p at x = radius * u,  ||u|| = 1, one u per seed
 
     Args:
         norm_op: The norm.
         radii: Values of ||x||, greater than 0.
+        mean_share: Share of ||x||^2 that the mean of the coordinates carries, in [0, 1), the rest being
+            uniform among vectors of mean 0; None draws u uniformly from the whole sphere.
         seeds: Distinct integers of at least 0.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         dtype: ``"float32"`` or ``"float64"``.
@@ -99,7 +102,8 @@ def norm_jacobian(
         seed, radius = ||x||, centred_norm = ||x - mean(x)||, spectral_norm.
 
     Raises:
-        InputError: If a radius is not greater than 0, or the type is too coarse for a singular value.
+        InputError: If a radius is not greater than 0, the share is outside [0, 1) or the width leaves no room
+            beside the mean, or the type is too coarse for a singular value.
 
     Source:
         xiong2020, Lemma 3.
@@ -108,11 +112,23 @@ def norm_jacobian(
         >>> table = norm_jacobian(ops.Norm("norm1", 8, eps=0.0), radii=[2.0], seeds=[0])
         >>> bool(abs(table.spectral_norm[0] - 8**0.5 / table.centred_norm[0]) < 1e-12)
         True
+
+        With 3/4 of ||x||^2 = 4 in the mean, y = x - mean(x) has norm 1: the spectral norm is sqrt(d).
+
+        >>> table = norm_jacobian(ops.Norm("norm1", 9, eps=0.0), radii=[2.0], mean_share=0.75, seeds=[0])
+        >>> [round(float(value), 12) for value in table.loc[0, ["centred_norm", "spectral_norm"]]]
+        [1.0, 3.0]
     """
     radii = [float(radius) for radius in radii]
     for radius in radii:
         if not 0 < radius < float("inf"):
             raise InputError(f"radius={radius} is not a length: give finite numbers greater than 0")
+    if mean_share is not None and not 0 <= mean_share < 1:
+        raise InputError(f"mean_share={mean_share} is no share: give a number of at least 0 and below 1")
+    if mean_share is not None and norm_op.width < 2:
+        raise InputError(
+            f"mean_share={mean_share} needs width 2 or more: width 1 has nothing beside its mean"
+        )
     if dtype == "bfloat16":
         raise InputError("dtype='bfloat16' has no singular values in torch: use 'float32' or 'float64'")
     where = torch_device(device)
@@ -120,7 +136,11 @@ def norm_jacobian(
     rows = []
     for seed in seed_list(seeds):
         direction = normal(stream(seed, "direction"), (norm_op.width,), next(norm.parameters()))
-        direction = direction / direction.norm()
+        if mean_share is not None:
+            direction -= direction.mean()
+        direction /= direction.norm()
+        if mean_share is not None:
+            direction = (1 - mean_share) ** 0.5 * direction + (mean_share / norm_op.width) ** 0.5
         for radius in radii:
             x = radius * direction
             jacobian = torch.func.jacrev(norm)(x)  # (width, width)

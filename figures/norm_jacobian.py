@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 
 import empirical
-from empirical.build import build_op
 from figures.lab import Cell, Lab
 from figures.style import COLUMN, canvas, series
 from meanfield.ops import Norm
@@ -52,13 +50,16 @@ def measure(sizes: Sizes, lab: Lab) -> dict[str, pd.DataFrame]:
     norm = Norm("norm1", sizes.norm_width, eps=0.0)
     seeds = range(sizes.norm_seeds)
 
-    def make() -> pd.DataFrame:
-        isotropic = empirical.norm_jacobian(norm, radii=RADII, seeds=seeds)
+    def measured(share: float | None) -> pd.DataFrame:
         # The Jacobian's singular values do not depend on the device: float64 on the host serves all.
+        return empirical.norm_jacobian(norm, radii=RADII, mean_share=share, seeds=seeds)
+
+    def make() -> pd.DataFrame:
+        isotropic = measured(None)
         return pd.concat(
             [
                 isotropic.assign(mean_share=1 - (isotropic["centred_norm"] / isotropic["radius"]) ** 2),
-                *(_nearly_constant(norm, share, seeds) for share in MEAN_SHARES),
+                *(measured(share).assign(mean_share=share) for share in MEAN_SHARES),
             ],
             ignore_index=True,
         )
@@ -67,21 +68,6 @@ def measure(sizes: Sizes, lab: Lab) -> dict[str, pd.DataFrame]:
     root = np.sqrt(norm.width)
     table = table.assign(lemma3=root / table["centred_norm"], without_mean=root / table["radius"])
     return {"jacobian": table}
-
-
-def _nearly_constant(norm: Norm, mean_share: float, seeds: range) -> pd.DataFrame:
-    """The same measurement at x = radius * (sqrt(share) 1/sqrt(d) + sqrt(1 - share) u), u orthogonal to 1."""
-    module = build_op(norm).to(torch.float64).requires_grad_(False)
-    rows = []
-    for seed in seeds:
-        u = torch.from_numpy(np.random.default_rng(seed).standard_normal(norm.width))  # (width,)
-        u -= u.mean()
-        direction = (1 - mean_share) ** 0.5 * u / u.norm() + (mean_share / norm.width) ** 0.5
-        for radius in RADII:
-            x = radius * direction
-            spectral = torch.linalg.matrix_norm(torch.func.jacrev(module)(x), ord=2)
-            rows.append((seed, radius, float((x - x.mean()).norm()), float(spectral), mean_share))
-    return pd.DataFrame(rows, columns=["seed", "radius", "centred_norm", "spectral_norm", "mean_share"])
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
@@ -99,7 +85,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     special = table["mean_share"].isin(MEAN_SHARES)
     reference = table.groupby("radius")["without_mean"].first()
     ax.plot(reference.index, reference, color="0.75", lw=4, label=r"$\sqrt{d}/\Vert x\Vert$")
-    groups = [("$x$ in any direction", table[~special])]
+    groups = [("$x$ in a random direction", table[~special])]
     groups += [
         (
             f"{100 * share:g} % of $\\Vert x\\Vert^2$ in the mean",
@@ -111,7 +97,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
         line = rows.groupby("radius")["lemma3"].mean()
         ax.plot(line.index, line, color=series(number)["color"], lw=0.8)
         ax.plot(rows["radius"], rows["spectral_norm"], ls="none", mfc="white", label=label, **series(number))
-    ax.plot([], [], color="black", label=r"Lemma 3: $\sqrt{d}/\Vert y\Vert$")
+    ax.plot([], [], color="black", label=r"Lemma 3: $\sqrt{d}/\Vert x-\bar{x}\mathbf{1}\Vert$")
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel(r"$\Vert x\Vert$")

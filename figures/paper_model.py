@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
+import sympy as sp
 
 from figures.compare import KEYS, summarise
 from figures.lab import Cell, Lab
 from figures.style import PAGE, PLACEMENT_TITLES, canvas, plain_log, points
 from figures.theorem1 import explicit_bound
+from meanfield.claims import Setting
 from meanfield.ops import EncoderDecoder
+from meanfield.symbolic.figure3 import decoder_growth
+from meanfield.symbolic.recurrence import DOWN, A, B, layer_map, profile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,8 +53,9 @@ def measure(sizes: Sizes, lab: Lab) -> dict[str, pd.DataFrame]:
 
     Returns:
         ``layers``: key columns, ``mean_of_norms`` and ``norm_of_mean`` over mini-batches (means over seeds
-        with ``_se``, ``_low``, ``_high``), minibatches, seeds; ``bound``: by placement the mean bound and
-        ``broken``, the number of seeds whose gradient is above theirs.
+        with ``_se``, ``_low``, ``_high``), minibatches, seeds, and for Post-LN's W2 ``_theory``: the shape
+        for uniform attention, anchored at the last layer's measurement; ``bound``: by placement the mean
+        bound and ``broken``, the number of seeds whose gradient is above theirs.
     """
     layers, bounds = [], []
     for cell in cells(sizes):
@@ -58,9 +64,61 @@ def measure(sizes: Sizes, lab: Lab) -> dict[str, pd.DataFrame]:
         rows = samples[samples["module"].isin(wanted) & (samples["parameter"] == "weight")]
         rows = rows.assign(mean_of_norms=rows["grad_norm_hat"], norm_of_mean=rows["mean_grad_sq_hat"] ** 0.5)
         first, second = (summarise(rows, notion) for notion in NOTIONS)
-        layers.append(first.merge(second, on=[*KEYS, "seeds"]).assign(minibatches=cell.minibatches))
+        table = first.merge(second, on=[*KEYS, "seeds"]).assign(minibatches=cell.minibatches)
+        layers.append(_with_theory(cell, table))
         bounds.append(_bound(cell, samples, rows))
     return {"layers": pd.concat(layers, ignore_index=True), "bound": pd.DataFrame(bounds)}
+
+
+def _with_theory(cell: Cell, table: pd.DataFrame) -> pd.DataFrame:
+    """Add theory of Post-LN's W2: the shape alone, for the gradient that enters each stack is not derived."""
+    assert isinstance(cell.arch, EncoderDecoder)
+    table = table.assign(**{f"{notion}_theory": np.nan for notion in NOTIONS})
+    if cell.arch.decoder.placement == "post_ln":
+        for stack, shape in post_ln_shapes(cell.arch.decoder.depth, cell.tokens).items():
+            rows = table[table["module"] == f"{stack}.ffn.down"].sort_values("layer")
+            for notion in NOTIONS:
+                table.loc[rows.index, f"{notion}_theory"] = rows[notion].iloc[-1] * np.array(shape)
+    return table
+
+
+def post_ln_shapes(depth: int, tokens: int) -> dict[str, list[float]]:
+    """Iterate W2's gradient over a Post-LN encoder and decoder with uniform attention.
+
+        (E||dL/dW^{2,l}||_F^2 / E||dL/dW^{2,L}||_F^2)^(1/2),  l = 1 ... L
+
+    Args:
+        depth: Layers of each stack.
+        tokens: Tokens in a sequence of each.
+
+    Returns:
+        The ratios, by stack.
+
+    Assumes:
+        The paper's setting in every layer, without mask; incoherent gradients at the decoder's output.
+
+    Source:
+        xiong2020, Fig. 3(a) (the setting).
+
+    Example:
+        One token: the encoder is level, and cross-attention halves the square in each layer of the decoder.
+
+        >>> {stack: [round(x**2, 9) for x in shape] for stack, shape in post_ln_shapes(3, 1).items()}
+        {'encoder': [1.0, 1.0, 1.0], 'decoder': [0.25, 0.5, 1.0]}
+    """
+    rho = profile("post", Setting(width=2, depth=depth, tokens=tokens)).rho
+    # Uniform cross-attention hands the same gradient to every token of the encoder's output.
+    q_grad, cov_grad, down = 1.0, 1.0, []
+    for before in reversed(rho[:-1]):
+        back = layer_map("post", sp.Integer(1), sp.Float(before), sp.Integer(tokens)).back
+        grads = (back.grad_sq[DOWN], back.grad.q_grad, back.grad.cov_grad)
+        here, q_grad, cov_grad = (float(each.subs({A: q_grad, B: cov_grad})) for each in grads)
+        down.append(here)
+    growth = decoder_growth(depth, tokens, mu=(1 + (tokens - 1) * rho[-1]) / tokens)
+    return {
+        "encoder": np.sqrt(np.array(down[::-1]) / down[0]).tolist(),
+        "decoder": (np.cumprod([1.0, *growth[::-1]])[::-1] ** -0.5).tolist(),
+    }
 
 
 def _bound(cell: Cell, samples: pd.DataFrame, rows: pd.DataFrame) -> dict[str, object]:
@@ -110,7 +168,8 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
             ax.set_title(f"{title}, {stack}")
         bound = bounds.loc[placement]
         words = f"Theorem 1's bound on $W^2$, $l={bound['layer']:.0f}$: {bound['bound']:,.0f}"
-        axes[row, 1].text(0.03, 0.93, words, transform=axes[row, 1].transAxes, fontsize=7.5)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # hides the grid behind the words
+        axes[row, 1].text(0.03, 0.93, words, transform=axes[row, 1].transAxes, fontsize=7.5, bbox=box)
         axes[row, 0].set_ylabel(r"$\Vert\partial\mathcal{L}/\partial W^{k,l}\Vert_F$, $k=1,2$")
     for ax in axes.flat:
         plain_log(ax, "y")
@@ -118,11 +177,15 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
         ax.set_xlabel("layer $l$")
     first = table.iloc[0]
     handles, labels = axes[0, 1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    order = [*range(1, len(labels)), 0]  # matplotlib puts the line first
+    figure.legend(
+        [handles[k] for k in order], [labels[k] for k in order], loc="outside lower center", ncols=3
+    )
     figure.suptitle(
-        f"$d={first['width']}$, $d_\\mathrm{{ff}}={first['d_ff']}$, {first['heads']} heads, "
-        f"label smoothing 0.1; {first['seeds']} seeds × {first['minibatches']} mini-batches of "
-        f"{first['batch']} × {first['tokens']} tokens\nsoftmax attention: no theory line",
+        f"$d={first['width']}$, $d_\\mathrm{{ff}}={first['d_ff']}$, {first['heads']} heads of softmax "
+        "attention, label smoothing 0.1\n"
+        f"points: means and 95 % intervals over {first['seeds']} seeds, each of {first['minibatches']} "
+        f"mini-batches of {first['batch']} × {first['tokens']} tokens",
         fontsize=8,
     )
     return figure
@@ -137,3 +200,9 @@ def _panel(ax: Axes, rows: pd.DataFrame) -> None:
             low, high = line[f"{notion}_low"], line[f"{notion}_high"]
             points(ax, x, low, line[notion], high, which, f"{matrix}, {words}")
             which += 1
+            if (theory := line[f"{notion}_theory"]).notna().all():
+                label = (
+                    f"{matrix}, theory for uniform attention:\nshape, anchored at $l={line['layer'].max()}$"
+                )
+                first = notion == next(iter(NOTIONS))  # one entry for both lines
+                ax.plot(x, theory, color="0.45", ls="--", zorder=1, label=label if first else None)

@@ -106,7 +106,7 @@ class Prediction:
 
 
 def predict(
-    arch: Transformer,
+    arch: Transformer | EncoderDecoder,
     *,
     tokens: int,
     batch: int = 1,
@@ -120,7 +120,7 @@ def predict(
     Nothing is measured or fitted: the numbers follow from the architecture value alone.
 
     Args:
-        arch: The architecture.
+        arch: The architecture; for an encoder-decoder there is no rule.
         tokens: Tokens in a sequence.
         batch: Sequences.
         loss: ``"linear"``: (1/T) sum_i <r_i, y_i>, r_i ~ N(0, I/d); ``"cross_entropy"``: the mean over the T

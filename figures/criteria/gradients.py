@@ -116,12 +116,18 @@ def extension_pre(tables: Tables) -> Finding:
     )
 
 
+def _last_over_first(table: pd.DataFrame, module: str, value: str) -> float:
+    rows = table[(table["module"] == module) & (table["placement"] == "post_ln")].sort_values("layer")
+    return float(rows[value].iloc[-1] / rows[value].iloc[0])
+
+
 def figure3ab(tables: Tables) -> Finding:
     """Judge the decoder's W1 and W2 in the paper's notion, the norm of the mean gradient.
 
     Fail unless Post-LN's last layer is above its first in both, intervals apart. Then Pre-LN decides, by its
     largest over its smallest layer: hold up to 1.25, hold loosely up to 2, else fail. The interval of that
-    ratio pairs opposite ends, so it is wider than 95 %.
+    ratio pairs opposite ends, so it is wider than 95 %. The encoder, and theory for uniform attention, are
+    reported and decide nothing.
 
     Args:
         tables: Of ``paper_model``.
@@ -130,11 +136,14 @@ def figure3ab(tables: Tables) -> Finding:
         The finding.
     """
     table = tables["layers"]
-    growth, spread, apart = {}, {}, True
+    growth = {
+        module: [_last_over_first(table, module, f"norm_of_mean{suffix}") for suffix in ("", "_theory")]
+        for module in ("decoder.ffn.up", "decoder.ffn.down", "encoder.ffn.down")
+    }
+    spread, apart = {}, True
     for name, module in (("W1", "decoder.ffn.up"), ("W2", "decoder.ffn.down")):
         rows = table[table["module"] == module].sort_values("layer")
         post = rows[rows["placement"] == "post_ln"].to_dict("records")
-        growth[name] = post[-1]["norm_of_mean"] / post[0]["norm_of_mean"]
         apart = apart and post[-1]["norm_of_mean_low"] > post[0]["norm_of_mean_high"]
         pre = rows[rows["placement"] == "pre_ln"].sort_values("norm_of_mean").to_dict("records")
         spread[name] = tuple(
@@ -146,7 +155,9 @@ def figure3ab(tables: Tables) -> Finding:
     return Finding(
         level if apart else "fails",
         f"Pre-LN, largest over smallest layer (W1 {spread['W1'][0]:.2f}, W2 {spread['W2'][0]:.2f}); "
-        f"Post-LN, last over first layer: W1 {growth['W1']:.2f}, W2 {growth['W2']:.2f}",
+        f"Post-LN, last over first layer: W1 {growth['decoder.ffn.up'][0]:.2f}, "
+        "W2 {:.2f} (theory for uniform attention: {:.2f}), ".format(*growth["decoder.ffn.down"])
+        + "encoder's W2 {:.2f} (theory: {:.2f})".format(*growth["encoder.ffn.down"]),
         uneven,
         (ends[0], ends[1]),
         f"{sample(table, 'width', 'depth', 'tokens')}, {table['minibatches'].iloc[0]} mini-batches",

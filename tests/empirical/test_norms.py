@@ -55,8 +55,26 @@ def test_rmsnorm_is_not_centred() -> None:
     assert np.allclose(table["spectral_norm"], 4 / table["radius"], rtol=1e-12)
 
 
+@pytest.mark.parametrize("mean_share", [0.0, 0.5, 0.9999])
+def test_mean_share_is_the_part_that_centring_removes(mean_share: float) -> None:
+    options: dict[str, Any] = {"radii": [0.5, 30.0], "mean_share": mean_share, "seeds": range(2)}
+    table = norm_jacobian(Norm("norm1", 16, eps=0.0), **options)
+    left = (table["centred_norm"] / table["radius"]) ** 2
+    assert np.allclose(left, 1 - mean_share, rtol=1e-9)
+    assert not np.allclose(left, 0.95 * (1 - mean_share), rtol=1e-2)
+    # RMSNorm's Jacobian sees all of ||x||: the mean and the rest add up to the radius.
+    assert np.allclose(table["spectral_norm"], 4 / table["radius"] * (1 - mean_share) ** -0.5, rtol=1e-9)
+    rms = norm_jacobian(Norm("norm1", 16, "rmsnorm", eps=0.0), **options)
+    assert np.allclose(rms["spectral_norm"], 4 / rms["radius"], rtol=1e-9)
+
+
 def test_bad_input_is_refused() -> None:
     norm = Norm("norm1", 8)
+    for share in (-0.1, 1.0, float("nan")):
+        with pytest.raises(InputError, match=rf"mean_share={share} is no share"):
+            norm_jacobian(norm, radii=[1], mean_share=share)
+    with pytest.raises(InputError, match="needs width 2 or more"):
+        norm_jacobian(Norm("norm1", 1), radii=[1], mean_share=0.5)
     with pytest.raises(InputError, match=r"radius=0.0 is not a length"):
         norm_jacobian(norm, radii=[0])
     with pytest.raises(InputError, match=r"dtype='bfloat16' has no singular values"):

@@ -103,11 +103,13 @@ def model(post: float, pre: float) -> Tables:
     """Decoder layers whose last is ``post`` times its first for Post-LN, and 1/``pre`` times for Pre-LN."""
     rows = []
     for placement, last in (("post_ln", post), ("pre_ln", 1 / pre)):
-        for module in ("decoder.ffn.up", "decoder.ffn.down"):
-            for layer, norm in enumerate(np.geomspace(1, last, 6), start=1):
+        growth = {"decoder.ffn.up": last, "decoder.ffn.down": last, "encoder.ffn.down": 0.9}
+        for module, factor in growth.items():
+            for layer, norm in enumerate(np.geomspace(1, factor, 6), start=1):
                 ends = {"norm_of_mean_low": 0.98 * norm, "norm_of_mean_high": 1.02 * norm}
                 names = {"placement": placement, "module": module, "layer": layer, "minibatches": 4}
-                rows.append({**SIZES, **names, "norm_of_mean": norm, **ends})
+                theory = norm * 2.0 ** (layer / 5)  # twice the measured growth
+                rows.append({**SIZES, **names, "norm_of_mean": norm, "norm_of_mean_theory": theory, **ends})
     return {"layers": pd.DataFrame(rows)}
 
 
@@ -173,6 +175,14 @@ def test_verdict(criterion: Callable[[Tables], Finding], tables: Tables, verdict
     assert "seeds" in found.sample or "draws" in found.sample
     if found.interval is not None:
         assert found.interval[0] <= found.value <= found.interval[1]
+
+
+def test_growth_is_reported_beside_theory() -> None:
+    statistic = gradients.figure3ab(model(post=5.0, pre=1.1)).statistic
+    assert (
+        "W1 5.00, W2 5.00 (theory for uniform attention: 10.00), encoder's W2 0.90 (theory: 1.80)"
+        in statistic
+    )
 
 
 def test_every_claim_of_the_ledger_has_a_criterion_or_a_reason() -> None:

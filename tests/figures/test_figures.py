@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import io
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
+import empirical
 from figures import style
 from figures.__main__ import FIGURES, read
+from figures.compare import resampled_means
 from figures.lab import work
+from figures.paper_model import post_ln_shapes
+from meanfield import paper_encoder_decoder
 from tests.figures.conftest import TINY, Run
 
 
@@ -85,6 +90,47 @@ def test_mean_of_norms_is_not_below_norm_of_the_mean(tiny_run: Run) -> None:
     assert sorted(table["module"].unique()) == [
         f"{stack}.ffn.{which}" for stack in ("decoder", "encoder") for which in ("down", "up")
     ]
+
+
+def test_theory_of_the_paper_model_is_a_shape_set_to_the_last_layer(tiny_run: Run) -> None:
+    table = read(tiny_run.out, "paper_model")["layers"]
+    drawn = table[table["norm_of_mean_theory"].notna()]
+    assert set(drawn["placement"]) == {"post_ln"}
+    assert sorted(drawn["module"].unique()) == ["decoder.ffn.down", "encoder.ffn.down"]
+    for notion in ("mean_of_norms", "norm_of_mean"):
+        for stack, shape in post_ln_shapes(depth=2, tokens=TINY.tokens).items():
+            line = drawn[drawn["module"] == f"{stack}.ffn.down"].sort_values("layer")
+            np.testing.assert_allclose(line[f"{notion}_theory"], np.array(shape) * line[notion].iloc[-1])
+
+
+@pytest.mark.statistical
+def test_post_ln_shapes_are_those_of_a_model_with_uniform_attention() -> None:
+    depth, tokens, width = 3, 8, 256
+    options: dict[str, Any] = {
+        "width": width,
+        "heads": 1,
+        "d_ff": width,
+        "vocab": 500,
+        "attention": "uniform",
+    }
+    arch = paper_encoder_decoder(depth=depth, **options)
+    samples = empirical.ensemble(arch, tokens=tokens, seeds=range(60), loss="cross_entropy").samples
+    shapes = post_ln_shapes(depth, tokens)
+
+    def agrees(stack: str, shape: list[float]) -> bool:
+        rows = samples[(samples["module"] == f"{stack}.ffn.down") & (samples["parameter"] == "weight")]
+        squares = rows.pivot(index="seed", columns="layer", values="grad_sq_hat").to_numpy()
+        mean, resampled = squares.mean(axis=0), resampled_means(squares)
+        ratio, spread = (mean / mean[-1]) ** 0.5, (resampled / resampled[:, -1:]) ** 0.5
+        # Finite width, and the mask of the decoder, which the theory leaves out: about 10/width of the norm.
+        margin = 4 * spread.std(axis=0, ddof=1) + 10 / width * np.array(shape)
+        return bool((np.abs(ratio - shape) <= margin).all())
+
+    assert all(agrees(stack, shape) for stack, shape in shapes.items())
+    assert not agrees("decoder", shapes["encoder"])
+    assert not agrees("encoder", shapes["decoder"])
+    # Had the encoder's tokens stayed apart, cross-attention would add 1/n and take that much less.
+    assert not agrees("decoder", [(1 + 1 / tokens) ** ((layer - depth) / 2) for layer in range(1, depth + 1)])
 
 
 def test_exponents_are_those_of_the_printed_means(tiny_run: Run) -> None:
