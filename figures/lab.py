@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -143,8 +142,7 @@ def theory(cell: Cell) -> Prediction:
     Returns:
         The prediction.
     """
-    arch: Any = cell.arch  # predict itself says for which architectures it has no rule
-    return predict(arch, tokens=cell.tokens, batch=cell.batch, loss=cell.loss)
+    return predict(cell.arch, tokens=cell.tokens, batch=cell.batch, loss=cell.loss)
 
 
 def work(cells: Iterable[Cell]) -> float:

@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import sympy as sp
 
 from figures.compare import KEYS, summarise
 from figures.lab import Cell, Lab
 from figures.style import PAGE, PLACEMENT_TITLES, canvas, plain_log, points
 from figures.theorem1 import explicit_bound
-from meanfield.claims import Setting
 from meanfield.ops import EncoderDecoder
-from meanfield.symbolic.figure3 import decoder_growth
-from meanfield.symbolic.recurrence import DOWN, A, B, layer_map, profile
+from meanfield.symbolic.figure3 import post_ln_shapes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,45 +77,6 @@ def _with_theory(cell: Cell, table: pd.DataFrame) -> pd.DataFrame:
             for notion in NOTIONS:
                 table.loc[rows.index, f"{notion}_theory"] = rows[notion].iloc[-1] * np.array(shape)
     return table
-
-
-def post_ln_shapes(depth: int, tokens: int) -> dict[str, list[float]]:
-    """Iterate W2's gradient over a Post-LN encoder and decoder with uniform attention.
-
-        (E||dL/dW^{2,l}||_F^2 / E||dL/dW^{2,L}||_F^2)^(1/2),  l = 1 ... L
-
-    Args:
-        depth: Layers of each stack.
-        tokens: Tokens in a sequence of each.
-
-    Returns:
-        The ratios, by stack.
-
-    Assumes:
-        The paper's setting in every layer, without mask; incoherent gradients at the decoder's output.
-
-    Source:
-        xiong2020, Fig. 3(a) (the setting).
-
-    Example:
-        One token: the encoder is level, and cross-attention halves the square in each layer of the decoder.
-
-        >>> {stack: [round(x**2, 9) for x in shape] for stack, shape in post_ln_shapes(3, 1).items()}
-        {'encoder': [1.0, 1.0, 1.0], 'decoder': [0.25, 0.5, 1.0]}
-    """
-    rho = profile("post", Setting(width=2, depth=depth, tokens=tokens)).rho
-    # Uniform cross-attention hands the same gradient to every token of the encoder's output.
-    q_grad, cov_grad, down = 1.0, 1.0, []
-    for before in reversed(rho[:-1]):
-        back = layer_map("post", sp.Integer(1), sp.Float(before), sp.Integer(tokens)).back
-        grads = (back.grad_sq[DOWN], back.grad.q_grad, back.grad.cov_grad)
-        here, q_grad, cov_grad = (float(each.subs({A: q_grad, B: cov_grad})) for each in grads)
-        down.append(here)
-    growth = decoder_growth(depth, tokens, mu=(1 + (tokens - 1) * rho[-1]) / tokens)
-    return {
-        "encoder": np.sqrt(np.array(down[::-1]) / down[0]).tolist(),
-        "decoder": (np.cumprod([1.0, *growth[::-1]])[::-1] ** -0.5).tolist(),
-    }
 
 
 def _bound(cell: Cell, samples: pd.DataFrame, rows: pd.DataFrame) -> dict[str, object]:

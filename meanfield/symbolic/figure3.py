@@ -84,6 +84,42 @@ def decoder_growth(depth: int, tokens: int, mu: float) -> list[float]:
     return growth[:0:-1]
 
 
+def post_ln_shapes(depth: int, tokens: int) -> dict[str, list[float]]:
+    """Iterate W2's gradient over the two stacks of a Post-LN encoder-decoder, relative to each last layer.
+
+        (E||dL/dW^{2,l}||_F^2 / E||dL/dW^{2,L}||_F^2)^(1/2),  l = 1 ... L
+
+    Args:
+        depth: Layers of each stack.
+        tokens: Tokens in a sequence of each.
+
+    Returns:
+        The ratios, by stack.
+
+    Assumes:
+        Uniform attention without mask; incoherent gradients at the decoder's output.
+
+    Source:
+        xiong2020, Fig. 3(a) (the setting).
+
+    Example:
+        One token: the encoder is level, and cross-attention halves the square in each layer of the decoder.
+
+        >>> {stack: [round(x**2, 9) for x in shape] for stack, shape in post_ln_shapes(3, 1).items()}
+        {'encoder': [1.0, 1.0, 1.0], 'decoder': [0.25, 0.5, 1.0]}
+    """
+    # Uniform cross-attention hands the same gradient to every token of the encoder's output.
+    encoder = profile("post", Setting(2, depth, tokens), cov_grad=1.0)
+    mu = (1 + (tokens - 1) * encoder.rho[-1]) / tokens
+    decoder = [1.0]
+    for factor in reversed(decoder_growth(depth, tokens, mu)):
+        decoder.append(decoder[-1] / math.sqrt(factor))
+    return {
+        "encoder": [math.sqrt(down / encoder.down[-1]) for down in encoder.down],
+        "decoder": decoder[::-1],
+    }
+
+
 def by_layer(setting: Setting) -> Derivation:
     """Derive the profile of W2 gradients over layers for both placements.
 

@@ -87,16 +87,16 @@ def _functions(placement: str) -> tuple[Callable[..., tuple[float, float]], Call
     return step, pull
 
 
-def profile(placement: str, setting: Setting, rho: float = 0.0) -> Profile:
+def profile(placement: str, setting: Setting, rho: float = 0.0, cov_grad: float = 0.0) -> Profile:
     """Iterate the layer map forward and back in floating point.
 
-    The loss has incoherent token gradients of unit mean square at the output (A = 1, B = 0); the input has
-    q = 1.
+    Token gradients have unit mean square at the output, A = 1; the input has q = 1.
 
     Args:
         placement: ``"post"`` or ``"pre"``.
         setting: Width, depth and tokens.
         rho: Correlation of two input tokens.
+        cov_grad: Product of two token gradients at the output, B: 0 where they are incoherent, 1 where equal.
 
     Returns:
         The moments by layer.
@@ -113,7 +113,7 @@ def profile(placement: str, setting: Setting, rho: float = 0.0) -> Profile:
         qs.append(q)
         rhos.append(min(cov / q, 1.0))
     scale = 1.0 / qs[-1] if placement == "pre" else 1.0  # the final norm
-    a, b = scale, 0.0
+    a, b = scale, scale * cov_grad
     q_grad, down = [a], []
     for q, r in zip(reversed(qs[:-1]), reversed(rhos[:-1]), strict=True):
         a, b, w = pull(q, r, n, a, b)

@@ -16,8 +16,8 @@ from figures import style
 from figures.__main__ import FIGURES, read
 from figures.compare import resampled_means
 from figures.lab import work
-from figures.paper_model import post_ln_shapes
 from meanfield import paper_encoder_decoder
+from meanfield.symbolic.figure3 import post_ln_shapes
 from tests.figures.conftest import TINY, Run
 
 
