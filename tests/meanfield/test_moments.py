@@ -157,7 +157,7 @@ def _back_unknown() -> object:
             lambda: mf.predict(mf.pre_ln(width=8, depth=1, attention="uniform", causal=True), tokens=4),
             "causal",
         ),
-        (lambda: mf.predict(mf.paper_encoder_decoder(), tokens=4), "EncoderDecoder"),  # type: ignore[arg-type]  # refused
+        (lambda: mf.predict(mf.paper_encoder_decoder(), tokens=4), "EncoderDecoder"),
         (lambda: forward(Op(), UNIT, LAYOUT), "moments.forward has no rule for Op"),
         (_back_unknown, "moments.backward has no rule for Op"),
         (lambda: forward(Linear(8, 8, Draw(1, mean=1)), UNIT, LAYOUT), "mean 1"),
