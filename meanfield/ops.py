@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
 from typing import Literal, NamedTuple, TypeAlias
 
 from meanfield.errors import InputError, UnknownNameError, positive_integer
@@ -24,8 +25,8 @@ ACTIVATIONS = ("gelu", "relu")
 
 
 def _finite(what: str, value: Number) -> None:
-    if not math.isfinite(value):
-        raise InputError(f"{what}={value} is not finite: give a real number")
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise InputError(f"{what}={value!r} is not finite: give a real number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,7 @@ class Attention(Op):
     def __post_init__(self) -> None:
         positive_integer("heads", self.heads)
         positive_integer("kv_heads", self.kv_heads)
+        _finite("score_scale", self.score_scale)
         if self.heads % self.kv_heads:
             raise InputError(
                 f"heads={self.heads} is not divisible by kv_heads={self.kv_heads}: give a divisor"
@@ -287,6 +289,7 @@ class Embedding(Op):
     def __post_init__(self) -> None:
         positive_integer("vocab", self.vocab)
         positive_integer("width", self.width)
+        _finite("embedding_scale", self.scale)
 
 
 @dataclass(frozen=True, slots=True)

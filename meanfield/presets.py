@@ -67,6 +67,29 @@ PLACEMENTS: dict[str, Placement] = {
 }
 
 
+OPTIONS = (
+    "heads",
+    "kv_heads",
+    "d_ff",
+    "activation",
+    "norm",
+    "norm_eps",
+    "attention",
+    "causal",
+    "init",
+    "bias",
+    "vocab",
+    "embedding_scale",
+)
+
+
+def _known(options: dict[str, Any], accepted: tuple[str, ...] = OPTIONS) -> dict[str, Any]:
+    for option in options:
+        if option not in accepted:
+            raise UnknownNameError("option", option, accepted)
+    return options
+
+
 def _attention(
     name: str,
     kind: AttentionKind,
@@ -161,8 +184,8 @@ def _stack(
         final_norm=make_norm("final_norm") if where.final_norm else None,
         embedding=None
         if vocab is None
-        else Embedding("embedding", vocab, width, law.embedding, embedding_scale),
-        head=Head("head", Linear(width, vocab, law.head)) if vocab is not None and head else None,
+        else Embedding("embedding", vocab, sizes.width, law.embedding, embedding_scale),
+        head=Head("head", Linear(sizes.width, vocab, law.head)) if vocab is not None and head else None,
     )
 
 
@@ -181,6 +204,9 @@ def post_ln(*, width: int, depth: int, **options: Any) -> Transformer:
     Returns:
         The architecture.
 
+    Raises:
+        UnknownNameError: If an option has another name.
+
     Source:
         vaswani2017, Sec. 3.1; xiong2020, Table 1.
 
@@ -189,7 +215,7 @@ def post_ln(*, width: int, depth: int, **options: Any) -> Transformer:
         >>> arch.depth, arch.width, arch.feed_forward.up.d_out
         (2, 64, 256)
     """
-    return _stack("post_ln", name="post_ln", width=width, depth=depth, **options)
+    return _stack("post_ln", name="post_ln", width=width, depth=depth, **_known(options))
 
 
 def pre_ln(*, width: int, depth: int, **options: Any) -> Transformer:
@@ -212,7 +238,7 @@ def pre_ln(*, width: int, depth: int, **options: Any) -> Transformer:
         >>> pre_ln(width=64, depth=2, heads=4).final_norm.name
         'final_norm'
     """
-    return _stack("pre_ln", name="pre_ln", width=width, depth=depth, **options)
+    return _stack("pre_ln", name="pre_ln", width=width, depth=depth, **_known(options))
 
 
 def _paper(placement: str, width: int, depth: int) -> Transformer:
@@ -228,10 +254,10 @@ def _paper(placement: str, width: int, depth: int) -> Transformer:
         norm_eps=0.0,
     )
     # The paper's attention is the mean of x W_V: one matrix, without output projection and biases.
-    bare = Linear(width, width, Draw(arch.attention.value.weight.variance))
+    bare = Linear(arch.width, arch.width, Draw(arch.attention.value.weight.variance))
     attention = Attention("attention", "uniform", 1, 1, bare)
     sublayers: tuple[Op, ...] = (attention, arch.feed_forward)
-    block = PLACEMENTS[placement].block(sublayers, lambda name: Norm(name, width, eps=0.0))
+    block = PLACEMENTS[placement].block(sublayers, lambda name: Norm(name, arch.width, eps=0.0))
     return Transformer(
         name=arch.name,
         placement=placement,
@@ -306,13 +332,13 @@ def paper_encoder_decoder(
         heads: Number of attention heads.
         d_ff: Inner size of the feed-forward op.
         vocab: Number of classes.
-        options: As for `post_ln`.
+        options: As for `post_ln`, without causal: the decoder is, the encoder is not.
 
     Returns:
         The architecture.
 
     Raises:
-        UnknownNameError: If the placement is unknown.
+        UnknownNameError: If the placement or an option is unknown.
 
     Source:
         xiong2020, Sec. 4.1 (IWSLT14 De-En model).
@@ -323,12 +349,14 @@ def paper_encoder_decoder(
     """
     if placement not in PLACEMENTS:
         raise UnknownNameError("placement", placement, PLACEMENTS)
+    own = ("causal", "heads", "d_ff", "vocab")
+    _known(options, tuple(option for option in OPTIONS if option not in own))
     shared: dict[str, Any] = {
-        "width": width,
+        "width": positive_integer("width", width),
         "depth": depth,
         "heads": heads,
         "d_ff": d_ff,
-        "vocab": vocab,
+        "vocab": positive_integer("vocab", vocab),
         "init": "xavier_normal",
         "embedding_scale": float(width) ** 0.5,
         **options,

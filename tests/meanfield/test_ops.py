@@ -41,6 +41,15 @@ def _linear(width: int = 4) -> Linear:
         (lambda: mf.pre_ln(width=8, depth=1, activation="Relu"), ["'Relu'", "did you mean 'relu'"]),
         (lambda: mf.pre_ln(width=8, depth=1, heads=4, kv_heads=3), ["heads=4", "kv_heads=3"]),
         (lambda: mf.paper_encoder_decoder(placement="mid_ln"), ["'mid_ln'", "post_ln", "pre_ln"]),
+        (lambda: mf.paper_encoder_decoder(causal=True), ["option 'causal'", "accepted are activation"]),
+        (lambda: mf.paper_encoder_decoder(vocab=None), ["vocab=None", "integer"]),  # type: ignore[arg-type]  # as above
+        (lambda: mf.post_ln(width=8, depth=1, head=4), ["option 'head'", "did you mean 'heads'"]),
+        (lambda: mf.pre_ln(width=8, depth=1, dropout=0.1), ["option 'dropout'", "accepted are activation"]),
+        (lambda: mf.pre_ln(width=8, depth=1, norm_eps="1e-5"), ["eps='1e-5'", "real number"]),
+        (
+            lambda: mf.pre_ln(width=8, depth=1, vocab=9, embedding_scale=float("nan")),
+            ["embedding_scale=nan", "real number"],
+        ),
     ],
 )
 def test_bad_values_are_named_in_one_line(build, words) -> None:  # type: ignore[no-untyped-def]  # lambdas of many types
