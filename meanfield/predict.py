@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -126,14 +127,14 @@ def predict(
         loss: ``"linear"``: (1/T) sum_i <r_i, y_i>, r_i ~ N(0, I/d); ``"cross_entropy"``: the mean over the T
             positions with uniform random labels.
         label_smoothing: For cross entropy, in [0, 1).
-        q: Second moment per coordinate of the input vectors.
+        q: Second moment per coordinate of the input vectors; an embedding gives its own.
         cov: The same between two input tokens of a sequence, |cov| <= q.
 
     Returns:
         The table, with ``.df`` for parameters and ``.activations`` for the points of every block.
 
     Raises:
-        InputError: If a size or the input moments cannot be.
+        InputError: If a size or the input moments cannot be, or an argument has no meaning here.
         MissingRuleError: If the theory has no rule for a part of the architecture.
 
     Assumes:
@@ -156,6 +157,18 @@ def predict(
             arch, "moments", "the theory covers one stack; measure this architecture instead"
         )
     layout = Exchangeable(positive_integer("tokens", tokens), positive_integer("batch", batch))
+    for what, value in (("q", q), ("cov", cov), ("label_smoothing", label_smoothing)):
+        if not isinstance(value, Real):
+            raise InputError(f"{what}={value!r} is not a number: give a real number")
+    if arch.embedding is not None and (q, cov) != (1, 0):
+        raise InputError(
+            f"q={q}, cov={cov} mean nothing where an embedding makes the input: leave them out, or leave "
+            "out vocab"
+        )
+    if label_smoothing and loss == "linear":
+        raise InputError(
+            f"label_smoothing={label_smoothing} means nothing for loss='linear': give 0, or 'cross_entropy'"
+        )
     if not (math.isfinite(q) and q > 0):
         raise InputError(f"q={q} is no second moment: give a finite number above 0")
     if not (math.isfinite(cov) and -q / max(1, layout.tokens - 1) <= cov <= q):

@@ -178,11 +178,19 @@ def test_where_theory_is_silent_it_says_so(kind, match) -> None:  # type: ignore
         ({"tokens": 4, "cov": 1.5}, "cov=1.5"),
         ({"tokens": 4, "cov": -0.5}, "cov=-0.5"),
         ({"tokens": 4, "loss": "cross_entropy"}, "vocab="),
+        ({"tokens": 4, "q": "1"}, "q='1' is not a number"),
+        ({"tokens": 4, "label_smoothing": 0.1}, "label_smoothing=0.1 means nothing"),
     ],
 )
 def test_bad_input_is_refused(options, match) -> None:  # type: ignore[no-untyped-def]  # keyword dictionaries
     with pytest.raises(InputError, match=match):
         mf.predict(mf.paper_post_ln(width=8, depth=1), **options)
+
+
+def test_an_embedding_makes_its_own_input() -> None:
+    arch = mf.pre_ln(width=8, depth=1, attention="uniform", vocab=100)
+    with pytest.raises(InputError, match=r"q=2\.0, cov=0\.0 mean nothing"):
+        mf.predict(arch, tokens=4, q=2.0)
 
 
 def test_losses_have_names() -> None:
