@@ -14,7 +14,7 @@ from torch import nn
 
 from empirical import layers
 from empirical.device import torch_device, torch_dtype
-from empirical.draws import NamedParameter, draw
+from empirical.draws import NamedParameter, draw, seed_number
 from meanfield import ops
 from meanfield.errors import MissingRuleError
 
@@ -102,6 +102,9 @@ def build(arch: Architecture, *, seed: int = 0, device: str = "cpu", dtype: str 
         The model: it takes vectors (batch, tokens, width), or ids (batch, tokens) where there is an
         embedding, or source and target ids for an encoder-decoder.
 
+    Raises:
+        InputError: If the seed is no integer of at least 0, or the device or type is not there.
+
     Example:
         >>> import meanfield as mf
         >>> model = build(mf.paper_post_ln(width=8, depth=2))
@@ -115,7 +118,7 @@ def build(arch: Architecture, *, seed: int = 0, device: str = "cpu", dtype: str 
     else:
         model = _transformer(arch)
     model.to(where, torch_dtype(dtype, where))
-    draw(named_parameters(model), seed)
+    draw(named_parameters(model), seed_number(seed))
     return model
 
 

@@ -6,6 +6,7 @@ are drawn on the host: all devices see the same weights, and bfloat16 sees the r
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from meanfield.errors import InputError
 from meanfield.ops import Draw, ParameterKey
 
 THREADS = min(os.cpu_count() or 1, 8)
@@ -27,6 +29,27 @@ class NamedParameter(NamedTuple):
     key: ParameterKey
     tensor: torch.Tensor
     law: Draw
+
+
+def seed_number(seed: Any) -> int:
+    """Check a seed.
+
+    Args:
+        seed: An integer of at least 0.
+
+    Returns:
+        The seed as an int.
+
+    Raises:
+        InputError: If it is no integer, or negative.
+
+    Example:
+        >>> seed_number(np.int64(7))
+        7
+    """
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or operator.index(seed) < 0:
+        raise InputError(f"seed={seed!r} is not an integer of at least 0: give distinct integers >= 0")
+    return operator.index(seed)
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 
 from empirical.build import Architecture
 from empirical.device import torch_device, torch_dtype
+from empirical.draws import seed_number
 from empirical.losses import LOSSES
 from meanfield import ops
 from meanfield.errors import InputError, UnknownNameError, positive_integer
@@ -52,7 +53,7 @@ class Setting:
             object.__setattr__(self, size, positive_integer(size, getattr(self, size)))
         if self.loss not in LOSSES:
             raise UnknownNameError("loss", self.loss, LOSSES)
-        if not 0 <= self.label_smoothing <= 1:
+        if not isinstance(self.label_smoothing, Real) or not 0 <= self.label_smoothing <= 1:
             raise InputError(
                 f"label_smoothing={self.label_smoothing} is outside [0, 1]: give a number between"
             )
@@ -98,11 +99,9 @@ def seed_list(seeds: Iterable[int]) -> list[int]:
         >>> seed_list(range(3))
         [0, 1, 2]
     """
-    checked: list[int] = []
-    for seed in seeds:
-        if isinstance(seed, bool) or not hasattr(seed, "__index__") or operator.index(seed) < 0:
-            raise InputError(f"seed={seed!r} is not an integer of at least 0: give distinct integers >= 0")
-        checked.append(operator.index(seed))
+    if not isinstance(seeds, Iterable):
+        raise InputError(f"seeds={seeds!r} is not a list of seeds: give several, such as range(64)")
+    checked = [seed_number(seed) for seed in seeds]
     if not checked:
         raise InputError("seeds is empty: give at least one integer >= 0")
     if len(set(checked)) < len(checked):

@@ -123,6 +123,8 @@ def _plain(value: Any) -> Any:
         return {"type": type(value).__name__, **fields}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
     return str(value) if isinstance(value, Fraction) else value
 
 

@@ -202,6 +202,12 @@ def test_names_follow_the_notation() -> None:
     assert names == {(0, "input"), *[(i, m) for i in (1, 2) for m in block], (3, "final_norm")}
 
 
+@pytest.mark.parametrize("seed", [None, -1, 1.5, True, "0"])
+def test_a_seed_is_an_integer_of_at_least_0(seed: Any) -> None:
+    with pytest.raises(InputError, match=r"is not an integer of at least 0"):
+        build(mf.paper_post_ln(width=4, depth=1), seed=seed)
+
+
 def test_unknown_op_has_no_rule() -> None:
     class Convolution(ops.Op):
         pass

@@ -233,6 +233,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"batch": 1.5}, "batch=1.5 is not an integer"),
     ({"minibatches": -1}, "minibatches=-1 is too small"),
     ({"seeds": []}, "seeds is empty"),
+    ({"seeds": 64}, r"seeds=64 is not a list of seeds: give several, such as range\(64\)"),
     ({"seeds": [1, 2, 1]}, "seed=1 is given more than once"),
     ({"seeds": [-1]}, "seed=-1 is not an integer of at least 0"),
     ({"seeds": [0.5]}, "seed=0.5 is not an integer"),

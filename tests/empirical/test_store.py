@@ -8,8 +8,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -79,6 +80,14 @@ def test_another_configuration_has_another_file(tmp_path: Path) -> None:
     measured(mf.paper_post_ln(width=16, depth=3), folder=tmp_path, **base)
     measured(mf.paper_pre_ln(width=16, depth=2), folder=tmp_path, **base)
     assert len(list(tmp_path.glob("*.parquet"))) == len(changes) + 2
+
+
+def test_numbers_of_numpy_name_the_same_file(tmp_path: Path) -> None:
+    one, two, eight = (cast("int", np.int64(k)) for k in (1, 2, 8))
+    arch = mf.paper_post_ln(width=eight, depth=one)
+    measured(arch, folder=tmp_path, tokens=two, seeds=np.arange(1))
+    measured(mf.paper_post_ln(width=8, depth=1), folder=tmp_path, tokens=2, seeds=[0])
+    assert len(list(tmp_path.glob("*.parquet"))) == 1
 
 
 def test_metadata_say_what_was_measured_with_what(tmp_path: Path) -> None:
