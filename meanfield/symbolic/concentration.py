@@ -31,12 +31,18 @@ def chi2_tail(width: int, eps: Fraction) -> float:
         >>> chi2_tail(2, Fraction(1)) == float(mpmath.exp(-2))
         True
     """
-    half = mpmath.mpf(width) / 2
-    # The series of the regularised function needs as many guard digits as the width has.
-    with mpmath.workdps(30 + len(str(width))):
-        return float(
-            mpmath.gammainc(half, half * (1 + mpmath.mpf(eps.numerator) / eps.denominator), regularized=True)
+    # Gamma(a, x) = x^a e^-x int_0^inf (1 + u)^(a-1) e^(-x u) du; series need as many terms as the width has.
+    with mpmath.workdps(20 + len(str(width))):  # x - a ln x loses as many digits as the width has
+        a = mpmath.mpf(width) / 2
+        x = a * (1 + mpmath.mpf(eps.numerator) / eps.denominator)
+        front = mpmath.exp(a * mpmath.log(x) - x - mpmath.loggamma(a))
+        if float(front) == 0:
+            return 0.0
+        decay = x - a + 1
+        rest = mpmath.quad(
+            lambda s: mpmath.exp((a - 1) * mpmath.log1p(s / decay) - x * s / decay), [0, 1, mpmath.inf]
         )
+        return float(front * rest / decay)
 
 
 def lemma_tail(width: int, eps: Fraction) -> float:

@@ -109,7 +109,9 @@ def test_depth_ten_thousand(capsys: pytest.CaptureFixture[str]) -> None:
     json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
 
 
-@pytest.mark.parametrize("sizes", [(2, 1, 1), (3, 1, 1_000_000), (1_000_000, 2, 2)])
+@pytest.mark.parametrize(
+    "sizes", [(2, 1, 1), (3, 1, 1_000_000), (300_001, 1, 1), (1_000_001, 2, 2), (10**15, 1, 1)]
+)
 def test_extreme_sizes_give_finite_numbers(sizes: tuple[int, int, int]) -> None:
     setting = Setting(*sizes)
     for name in DERIVED:
