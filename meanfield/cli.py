@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -23,7 +24,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(prog: str, main: Callable[[], int]) -> NoReturn:
-    """Run a command and turn bad input and refused files into one line on stderr and exit status 2.
+    """Run a command and turn bad input and refused writes into one line on stderr and exit status 2.
 
     Args:
         prog: The command as the user typed it, for the message.
@@ -34,11 +35,18 @@ def run(prog: str, main: Callable[[], int]) -> NoReturn:
     """
     try:
         status = main()
+        sys.stdout.flush()
     except InputError as error:
         message = " ".join(str(error).split())
         sys.stderr.write(f"{prog}: {message}\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        sys.stderr.write(f"{prog}: interrupted; finished tables are kept, run the same command to go on\n")
+        sys.stderr.write(f"{prog}: interrupted; what was finished is kept, run the same command to go on\n")
         raise SystemExit(130) from None
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to write would fail again at exit
+        if isinstance(error, BrokenPipeError):  # the reader, such as head, has had enough
+            raise SystemExit(141) from None
+        sys.stderr.write(f"{prog}: {error}: free space, or write elsewhere\n")
+        raise SystemExit(2) from None
     raise SystemExit(status)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from matplotlib.mathtext import MathTextParser
@@ -101,6 +102,29 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], message: str) 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert re.search(message, done.stderr)
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+def test_a_full_disk_is_one_line_and_status_2(format_: str) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs a device that is always full")
+    command_line = [sys.executable, "-m", "meanfield.derive", "--claim", "lemma1", "--format", format_]
+    with full.open("w") as out:
+        done = subprocess.run(command_line, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "No space left" in done.stderr
+
+
+def test_a_reader_who_has_had_enough_is_no_error() -> None:
+    command_line = [sys.executable, "-m", "meanfield.derive", "--claim", "lemma1"]
+    with subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
 
 
 def test_depth_ten_thousand(capsys: pytest.CaptureFixture[str]) -> None:
