@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -72,10 +73,16 @@ def parser() -> Parser:
     made.add_argument("--preset", default="quick", help=f"sizes: {', '.join(PRESETS)} (default: quick)")
     made.add_argument("--only", nargs="+", metavar="NAME", help=f"some of: {', '.join(FIGURES)}")
     made.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)} (default: auto)")
-    made.add_argument("--out", type=Path, help="folder for everything (default: results/PRESET)")
+    made.add_argument("--out", type=_folder, help="folder for everything (default: results/PRESET)")
     made.add_argument("--force", action="store_true", help="measure again what is there already")
     made.add_argument("--json", action="store_true", help="print the verdicts as JSON")
     return made
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("'' is no folder: give a path, or leave --out away")
+    return Path(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -144,8 +151,20 @@ def read(out: Path, name: str) -> Tables:
 
     Returns:
         Table name to table; empty where the figure has not been made.
+
+    Raises:
+        InputError: If a table has been damaged.
     """
-    return {path.name.split(".")[1]: pd.read_csv(path) for path in sorted(out.glob(f"{name}.*.csv"))}
+    tables = {}
+    for path in sorted(out.glob(f"{name}.*.csv")):
+        try:
+            table = pd.read_csv(path)
+        except ValueError as error:  # pandas' parser errors, and bytes that are no text
+            raise InputError(
+                f"table {path} cannot be read ({error}): delete it, or make it again with --only {name}"
+            ) from None
+        tables[path.name.split(".")[1]] = table
+    return tables
 
 
 def _prepare(out: Path) -> None:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 import empirical
 from figures.style import write_whole
@@ -123,12 +124,12 @@ class Lab:
         path = self.folder / f"{name}-{digest}.parquet"
         if not self.force:
             try:
-                return pd.read_parquet(path)
-            except (OSError, ValueError):
+                return pd.read_parquet(path, page_checksum_verification=True)
+            except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
                 pass  # not there, or not a whole table: make it
         table = make()
         buffer = io.BytesIO()
-        table.to_parquet(buffer, index=False)
+        table.to_parquet(buffer, index=False, write_page_checksum=True)
         write_whole(self.folder, {path.name: buffer.getvalue()})
         return table
 

@@ -141,7 +141,9 @@ def write_whole(folder: Path, files: Mapping[str, bytes]) -> None:
         for path, draft in drafts.items():
             Path(draft).replace(path)
     except OSError as error:
-        raise InputError(f"out={folder}: {error.strerror}; give a folder that can be written") from None
+        raise InputError(
+            f"out={folder}: {error.strerror}; give a folder that can be written and has room"
+        ) from None
     finally:
         for draft in drafts.values():
             draft.unlink(missing_ok=True)

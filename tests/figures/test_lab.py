@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -59,6 +60,19 @@ def test_theory_is_silent_about_the_encoder_decoder() -> None:
     assert set(theory(CELL).df["depth"]) == {2}
     with pytest.raises(MissingRuleError, match="one stack"):
         theory(Cell(paper_encoder_decoder(width=8, depth=1, heads=2, d_ff=8, vocab=5), tokens=2, seeds=2))
+
+
+def test_a_damaged_table_is_made_again(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    values = pd.DataFrame({"value": np.random.default_rng(0).standard_normal(50)})
+    lab.kept("numbers", "size 50", lambda: values)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for position in range(40, 400, 29):  # the numbers themselves: pages have checksums, their headers none
+        damaged = bytearray(whole)
+        damaged[position] ^= 16
+        path.write_bytes(bytes(damaged))
+        assert lab.kept("numbers", "size 50", lambda: values)["value"].tolist() == values["value"].tolist()
 
 
 def test_cost_grows_with_everything() -> None:

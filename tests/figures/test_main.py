@@ -84,6 +84,17 @@ def test_only_makes_that_figure_and_leaves_other_claims_unmeasured(
     assert not [p for p in tmp_path.glob("*.png") if p.stem != "norm_jacobian"]
 
 
+def test_a_damaged_table_of_another_figure_is_named(
+    tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "theorem1.last_ffn.csv").write_bytes(b"")
+    with pytest.raises(SystemExit) as stop:
+        run(PROG, lambda: main([*TINY, str(tmp_path), "--only", "norm_jacobian"]))
+    assert stop.value.code == 2
+    assert "make it again with --only theorem1" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "verdicts.md").exists()
+
+
 def test_a_wrong_theory_gives_status_1(
     tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,6 +119,7 @@ def test_a_wrong_theory_gives_status_1(
         (["--frobnicate"], "--help"),
         (["--out", "{file}/inside"], "give a folder that can be written"),
         (["--out", "{file}"], "give a folder that can be written"),
+        (["--out", ""], "'' is no folder"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
