@@ -110,6 +110,7 @@ def _repair() -> tuple[Step, ...]:
         above = Fraction(sum(v > 1 + EPS for v in values), k)
         cauchy.append(tau**2 <= sum((v - 1) ** 2 for v in values) / k * above)
     e, t, alpha = sp.symbols("epsilon tau alpha", positive=True)
+    tenth = sp.Rational(1, 10)
     return (
         instances(
             r"B = (1 + \epsilon) EZ: \quad E[Z | Z \le B] \le EZ, \text{ so } B - E[Z | Z \le B] \ge"
@@ -132,6 +133,13 @@ def _repair() -> tuple[Step, ...]:
         ),
         instances(
             r"\tau \le \frac{\mathrm{sd}(Z)}{EZ} \sqrt{\delta}", "Cauchy-Schwarz, the same laws", cauchy
+        ),
+        proved(
+            r"\text{all } n \text{ tokens: } \Pr[\min_i Z_i \le \frac{EZ}{10}] \le n (\frac{1}{10} + \tau),"
+            r" \text{ which says nothing from } n = 10 \text{ on}",
+            "union over tokens: the loss needs the lower tail of every token, and the paper counts it once",
+            (N * (e + t) / (1 + e - alpha)).subs({e: tenth, alpha: tenth}) - N * (tenth + t),
+            (N * tenth).subs(N, 10) - 1,
         ),
     )
 
@@ -229,6 +237,7 @@ def post(setting: Setting) -> Derivation:
     cantelli = relative / (relative + (1 - alpha) ** 2)
     at_width = float(relative.subs(D, setting.width))
     numbers = _numbers(setting, 1.5, math.sqrt(setting.width / 3))
+    lower_tail = at_width / (at_width + float(1 - ALPHA) ** 2)
     tau = math.sqrt(at_width * float(DELTA))
     repaired = (float(EPS) + tau) / float(1 + EPS - ALPHA)
     return Derivation(
@@ -263,13 +272,15 @@ def post(setting: Setting) -> Derivation:
         "x_{out}\\| = 1$ (exact "
         "growth $\\sqrt{d}$), $\\sqrt{40 \\ln(100 d)}$ for unit coordinates (exact growth $d$); one "
         "token, else "
-        "$\\ln(100 n d)$; step 3 needs the lower tail too: $\\epsilon + \\tau$ in place of $\\epsilon$, "
+        "$\\ln(100 n d)$, and the tail of step 3 counts $n$ times; "
+        "step 3 needs the lower tail too: $\\epsilon + \\tau$ in place of $\\epsilon$, "
         "or the exact "
         "variance of $\\|x_5\\|^2$; independence of $L$ is exact for incoherent token gradients",
         numbers={
             **numbers,
             "probability_repaired": 0.99 - repaired,
-            "probability_cantelli": 0.99 - at_width / (at_width + float(1 - ALPHA) ** 2),
+            "probability_cantelli": 0.99 - lower_tail,
+            "probability_cantelli_all_tokens": max(0.0, 0.99 - setting.tokens * lower_tail),
         },
     )
 
@@ -327,7 +338,8 @@ def pre(setting: Setting) -> Derivation:
         condition="factor bound/exact $\\sqrt{40 d \\ln(100 d) q_L / (1 + L/2)}$ for "
         "$\\|\\partial L/\\partial x_{out}\\| = 1$, less by $\\sqrt{d}$ for unit coordinates; the "
         "exponents of $L$ agree; "
-        "one token, else $\\ln(100 n d)$; step 3 needs the lower tail too: $\\epsilon + \\tau$ in place "
+        "one token, else $\\ln(100 n d)$, and the tail of step 3 counts $n$ times; "
+        "step 3 needs the lower tail too: $\\epsilon + \\tau$ in place "
         "of $\\epsilon$",
         numbers={
             **numbers,
