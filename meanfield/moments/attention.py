@@ -37,6 +37,9 @@ def softmax_weights(op: Attention, query: Step, key: Step, layout: Exchangeable)
 
     Assumes:
         Head size to infinity.
+
+    Source:
+        vaswani2017, Eq. (1); hron2020 (Gaussian scores at infinite head size).
     """
     own, within = float(query.after[0]), float(query.after[1])
     correlation = within / own if own > 0 else 0.0  # W_Q = 0, the paper's case: all scores are equal
@@ -56,6 +59,9 @@ def mix(weights: SoftmaxMoments, kernel: Kernel) -> Kernel:
 
     Returns:
         The mixed values.
+
+    Source:
+        vaswani2017, Eq. (1).
 
     Example:
         >>> mix(SoftmaxMoments(0.25, 0.25, 0.0, 0.0), np.array([1.0, 0.0, 0.0])).tolist()
@@ -78,6 +84,14 @@ def mix_back(weights: SoftmaxMoments, gradient: Kernel, layout: Exchangeable) ->
 
     Returns:
         The values before it.
+
+    Source:
+        vaswani2017, Eq. (1).
+
+    Example:
+        >>> uniform = SoftmaxMoments(0.25, 0.25, 0.0, 0.0)
+        >>> mix_back(uniform, np.array([1.0, 0.0, 0.0]), Exchangeable(tokens=4, batch=1)).tolist()
+        [0.25, 0.25, 0.0]
     """
     n = layout.tokens
     own, within, across = gradient
@@ -112,6 +126,9 @@ def score_gradients(
 
     Assumes:
         Width and head size to infinity.
+
+    Source:
+        vaswani2017, Eq. (1), differentiated.
     """
     n = layout.tokens
     query, key, value = kernels
