@@ -30,9 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=100, help="seeds of each architecture")
     seeds = parser.parse_args().seeds
-    print(
-        f"d = {WIDTH}, L = {DEPTH}, 8 heads, d_ff = 1024, {BATCH} x {TOKENS} tokens, linear loss, {seeds} seeds\n"
-    )
+    print(f"d = {WIDTH}, L = {DEPTH}, 8 heads, d_ff = 1024, {BATCH} x {TOKENS} tokens, {seeds} seeds\n")
     print("| architecture | " + " | ".join(MODULES) + " | largest standard error |")
     print("|---" * (len(MODULES) + 2) + "|")
     for preset, options in ARCHITECTURES:
