@@ -114,6 +114,7 @@ LIMIT = "width to infinity: moments of one layer are those of Gaussian pre-activ
 EXCHANGEABLE = "exchangeable tokens"
 PAPER = (GAUSSIAN, UNIFORM)
 LINEAR = "gradients $\\partial L/\\partial x_{out}$ independent of the weights of the layers"
+EXACT = f"for the exact value: {LIMIT}; {LINEAR}"
 EPS0 = "LayerNorm without $\\epsilon$"
 
 _CLAIMS = (
@@ -202,6 +203,7 @@ _CLAIMS = (
             EPS0,
             "$\\|\\partial L/\\partial x_{out}\\| = O(1)$",
             "$\\|x_5\\|^2$ $(\\epsilon, \\delta)$-bounded",
+            EXACT,
         ),
         "xiong2020, Theorem 1, App. E",
         "theorem1",
@@ -216,6 +218,8 @@ _CLAIMS = (
             EPS0,
             "$\\|\\partial L/\\partial x_{out}\\| = O(1)$",
             "$\\|x_L\\|^2$ $(\\epsilon, \\delta)$-bounded",
+            "input tokens $N(0, I_d)$",
+            EXACT,
         ),
         "xiong2020, Theorem 1, App. E",
         "theorem1",
@@ -279,13 +283,14 @@ _CLAIMS = (
 )
 
 LEDGER: dict[str, Claim] = {claim.id: claim for claim in _CLAIMS}
+DERIVABLE = tuple(claim.id for claim in _CLAIMS if claim.module)
 
 
 def derive(claim_id: str, setting: Setting) -> Derivation:
     """Run the derivation of one claim and all checks in it.
 
     Args:
-        claim_id: A key of `LEDGER`.
+        claim_id: One of `DERIVABLE`.
         setting: Sizes for the numbers.
 
     Returns:
@@ -303,7 +308,7 @@ def derive(claim_id: str, setting: Setting) -> Derivation:
         256.0
     """
     if claim_id not in LEDGER:
-        raise UnknownNameError("claim", claim_id, LEDGER)
+        raise UnknownNameError("claim", claim_id, DERIVABLE)
     claim = LEDGER[claim_id]
     if not claim.module:
         raise InputError(

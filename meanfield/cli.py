@@ -40,6 +40,13 @@ def run(prog: str, main: Callable[[], int]) -> NoReturn:
         message = " ".join(str(error).split())
         sys.stderr.write(f"{prog}: {message}\n")
         raise SystemExit(2) from None
+    except UnicodeEncodeError as error:
+        character = error.object[error.start]
+        sys.stderr.write(
+            f"{prog}: the output's encoding {error.encoding!r} has no {character!a}: "
+            "set PYTHONIOENCODING=utf-8\n"
+        )
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         sys.stderr.write(f"{prog}: interrupted; what was finished is kept, run the same command to go on\n")
         raise SystemExit(130) from None

@@ -42,6 +42,21 @@ def down_by_layer(placement: str, depth: int) -> list[sp.Expr]:
     return [back.grad_sq[ParameterKey(layer, "ffn.down", "weight")] for layer in range(1, depth + 1)]
 
 
+def _grad_by_layer(placement: str, depth: int) -> list[sp.Expr]:
+    """A after layers 0 ... L, last layer first, for one token and a unit gradient at the output."""
+    one, zero = sp.Integer(1), sp.Integer(0)
+    trace = forward(PRESETS[placement](width=1, depth=depth), Moments(one, one, one))
+    stack, *ends = trace.inner
+    grad = GradMoments(one, zero)
+    for end in reversed(ends):
+        grad = backward(end.op, end, grad).grad
+    values = [grad.q_grad]
+    for layer in reversed(stack.inner):
+        grad = backward(layer.op, layer, grad).grad
+        values.append(grad.q_grad)
+    return values
+
+
 def _kappa(degree: int, rho: sp.Expr) -> sp.Expr:
     """Arc-cosine kernel of degree 0 or 1, normalised to 1 at rho = 1."""
     angle = sp.pi - sp.acos(rho)
@@ -98,9 +113,15 @@ def _map_steps(placement: str) -> tuple[Step, ...]:
         "$\\kappa_0(\\rho) = 1 - \\arccos(\\rho)/\\pi$",
     )
     method = "30-digit arithmetic"
+    after_q = sp.Integer(1) if placement == "post" else q + m + HALF
     grad = one.back.grad
     return (
-        instances(forward_latex, how + kappas[0], agree([(one.trace.after.cov, cov)]), method),
+        instances(
+            forward_latex,
+            how + kappas[0],
+            agree([(one.trace.after.q, after_q), (one.trace.after.cov, cov)]),
+            method,
+        ),
         instances(latex, how + kappas[1], agree([(grad.q_grad, a), (grad.cov_grad, b)]), method),
     )
 
@@ -125,6 +146,9 @@ def post(setting: Setting) -> Derivation:
         xiong2020, App. F; the recurrences are derived here.
     """
     one_token = layer_map("post", sp.Integer(1), sp.Integer(1), sp.Integer(1))
+    parts = one_token.sublayers  # residual and norm, twice
+    norms = [backward(part.op, part, GradMoments(A, B)) for part in parts[1::2]]
+    whole = [backward(res.op, res, back.grad) for res, back in zip(parts[::2], norms, strict=True)]
     coherent, difference, down = _collapsed("post")
     k = sp.Symbol("k", integer=True, nonnegative=True)
     closed = (1 + (N - 1) * 2 ** (-k)) / N  # A after k layers, from A = 1, B = 0
@@ -153,17 +177,18 @@ def post(setting: Setting) -> Derivation:
                 r"n = 1: \quad \frac{2}{3} (1 + \frac{1}{2}) = 1 \text{ (FFN)}, \quad"
                 r" \frac{1}{2} (1 + 1) = 1 \text{ (attention)}: \quad A_{l-1} = A_l",
                 "interpreter: the LN factor 2/3 is cancelled by the branch's own gradient",
-                one_token.back.grad.q_grad.subs(B, A) - A,
+                norms[0].grad.q_grad - A / 2,
+                norms[1].grad.q_grad - A * sp.Rational(2, 3),
+                *(back.grad.q_grad - A for back in (*whole, one_token.back)),
             ),
             instances(
-                r"n = 1: \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2 = \frac{d}{3} A_L"
-                r" \text{ for every } l",
+                r"n = 1: \quad A_l = A_L, \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2"
+                r" = \frac{d}{3} A_L \text{ for every } l",
                 "whole stacks of 1 to 6 layers",
-                (
-                    value == sp.Rational(1, 3)
-                    for depth in range(1, 7)
-                    for value in down_by_layer("post", depth)
-                ),
+                [
+                    *(v == sp.Rational(1, 3) for depth in range(1, 7) for v in down_by_layer("post", depth)),
+                    *(v == 1 for depth in range(1, 7) for v in _grad_by_layer("post", depth)),
+                ],
             ),
             *_map_steps("post"),
             proved(
@@ -189,7 +214,7 @@ def post(setting: Setting) -> Derivation:
                 down - N * S / 3,
             ),
             instances(
-                r"\frac{A_l}{(2/3)^{L-l}} \to \infty",
+                r"\rho = 1: \quad \frac{A_l}{(2/3)^{L-l}} \to \infty",
                 "n = 1, 2, 16, 1000: no such factor bounds A",
                 limits,
                 "limits by SymPy",
@@ -258,13 +283,27 @@ def pre(setting: Setting) -> Derivation:
     third = sp.Rational(1, 3)
     product = sp.gamma(last + 5 * third) * sp.gamma(layer + 4 * third)
     product /= sp.gamma(last + 4 * third) * sp.gamma(layer + 5 * third)
-    r = sp.Symbol("r", positive=True)
-    kappa = _kappa(1, r)
     same = [
         values[k] == 1 / (2 + 3 * sp.Integer(k + 1))
         for depth in range(1, 8)
         for values in (down_by_layer("pre", depth),)
         for k in range(depth)
+    ]
+    same_grad = [
+        value == 1 / q_l.subs(layer, depth - k)
+        for depth in range(1, 8)
+        for k, value in enumerate(_grad_by_layer("pre", depth))
+    ]
+    stream = layer_map("pre", Q, RHO, N).trace.after
+    gap = sp.Rational(1, 10**24)
+    slopes = [
+        abs(
+            sp.N(((stream.q - stream.cov) / (Q * gap)).subs({RHO: 1 - gap, Q: q, N: n}), 60)
+            - chi_d.subs(Q, q)
+        )
+        < 1e-10
+        for q in (1, 4, 100)
+        for n in (2, 16, 100)
     ]
     run = profile("pre", setting)
     deeper = profile("pre", Setting(2, 40_000, 16))
@@ -276,13 +315,14 @@ def pre(setting: Setting) -> Derivation:
                 r" = \frac{q_{l+1}}{q_l}",
                 "interpreter: the product over layers telescopes",
                 one_token.back.grad.q_grad - A * chi_s,
+                (1 + 1 / Q) * chi_d - chi_s,
                 one_token.trace.after.q - Q - sp.Rational(3, 2),
             ),
             instances(
                 r"n = 1: \quad A_l = \frac{A_{out}}{q_l}, \quad E\|\frac{\partial L}{\partial W^{2,l}}\|_F^2"
                 r" = \frac{d}{2 q_l} A_{out}, \quad q_l = 1 + \frac{3l}{2}, \text{ for every } L",
-                "every layer of whole stacks of 1 to 7 layers",
-                same,
+                "every layer of whole stacks of 1 to 7 layers, A from l = 0",
+                [*same, *same_grad],
             ),
             *_map_steps("pre"),
             proved(
@@ -301,8 +341,8 @@ def pre(setting: Setting) -> Derivation:
                 sp.limit(layer * (chi_d - 1).subs(Q, q_l), layer, sp.oo) - third,
             ),
             proved(
-                r"A_l \sim l^{-1} \text{ (coherent)}; \quad A_l \sim L^{-2/3} l^{-1/3}"
-                r" \text{ (incoherent, } n > 1)",
+                r"\rho = 1: \quad A + (n-1) B \sim l^{-1}; \quad A - B \sim L^{-2/3} l^{-1/3}"
+                r" \text{ for } n > 1",
                 "exponents $l (\\chi - 1)$ of the two modes, and $1/q_L$ of the final norm",
                 sp.limit(layer * (chi_s - 1).subs(Q, q_l), layer, sp.oo) - 1,
                 sp.limit(layer / q_l, layer, sp.oo) - 2 * third,
@@ -313,13 +353,12 @@ def pre(setting: Setting) -> Derivation:
                 "weights see the coherent mode alone, so they fall like 1/q_l for any n",
                 down - N * S / 2,
             ),
-            proved(
-                r"q - c \leftarrow (q - c) (1 + \frac{1}{2 (q + m)}) \sim l^{1/3}, \quad 1 - \rho_l \sim"
-                r" l^{-2/3}",
-                "slope of the arc-cosine kernel at 1, attention keeps q - c",
-                sp.limit(sp.diff(kappa, r), r, 1, "-") - 1,
-                kappa.subs(r, 1) - 1,
-                sp.expand((Q + MIXING) - (Q * RHO + MIXING) - Q * (1 - RHO)),
+            instances(
+                r"\rho \to 1: \quad q - c \leftarrow (q - c) (1 + \frac{1}{2 (q + 1)}) \sim l^{1/3}, \quad"
+                r" 1 - \rho_l \sim l^{-2/3}",
+                "interpreter at distance 1e-24, q = 1, 4, 100, n = 2, 16, 100; the exponent is that of A - B",
+                slopes,
+                "60-digit arithmetic",
             ),
             instances(
                 r"n = 16, l = 20000 \to 40000: \quad \frac{d \ln(1 - \rho)}{d \ln l} = " + f"{exponent:.3f}",

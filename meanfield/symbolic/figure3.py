@@ -245,7 +245,8 @@ def by_depth(setting: Setting) -> Derivation:
     pre = layer_map("pre", Q, RHO, N)
     runs = {depth: profile("pre", Setting(setting.width, depth, setting.tokens)) for depth in DEPTHS}
     lasts = [runs[depth].down[-1] for depth in DEPTHS]
-    coherent = [profile("post", Setting(2, depth, 16)).rho[-1] for depth in DEPTHS]
+    level = 2 * 16**2 / 3  # d n^2 / 3, reached at rho = 1
+    below = [1 - profile("post", Setting(2, L, 16), cov_grad=1.0).down[-1] / level for L in DEPTHS]
     return Derivation(
         steps=(
             proved(
@@ -267,10 +268,11 @@ def by_depth(setting: Setting) -> Derivation:
                 "floating-point recurrence",
             ),
             instances(
-                r"\text{Post-LN, coherent gradients } B \ne 0: \quad \rho_L"
-                r" \text{ enters, and } 1 - \rho_L < 0.1",
-                "n = 16, L = 6 to 14: what is left of the dependence on L",
-                (1 - rho < 0.1 for rho in coherent),
+                r"\text{Post-LN, equal gradients } B = A: \quad"
+                r" E\|\frac{\partial L}{\partial W^{2,L}}\|_F^2 = \frac{d}{3} n^2 A (1 - r_L), \quad"
+                r" 0 < r_L < \frac{1}{10}, \quad r_{L+2} < r_L",
+                "n = 16, L = 6, 8, 10, 12, 14: what is left of the dependence on L, through the correlation",
+                [*(0 < r < 0.1 for r in below), *(first > second for first, second in pairwise(below))],
                 "floating-point recurrence",
             ),
         ),

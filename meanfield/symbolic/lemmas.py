@@ -84,7 +84,12 @@ def lemma2_post(setting: Setting) -> Derivation:
     rows = [sp.Matrix([sp.symbols(f"x1:{d + 1}", real=True)]) for d in (2, 3, 4)]
     norms = [_layer_norm(x) for x in rows]
     ffn = layer_map("post", sp.Integer(1), RHO, N).sublayers[2]
-    w, v, c = sp.symbols("w v c")
+    s, r = (sp.Matrix([sp.symbols(f"{name}1:4", real=True)]) for name in "sr")
+    w = sp.Matrix(3, 3, sp.symbols("w1:10", real=True))
+
+    def square(row: sp.Matrix) -> sp.Expr:
+        return (row * row.T)[0]
+
     return Derivation(
         steps=(
             proved(
@@ -99,8 +104,8 @@ def lemma2_post(setting: Setting) -> Derivation:
             ),
             proved(
                 r"E\langle x_3, x_4 \rangle = 0",
-                "the cross term is odd in $W^2$: it changes sign with it",
-                sp.expand((c + v * w) ** 2 + (c - v * w) ** 2) / 2 - c**2 - v**2 * w**2,
+                "the cross term changes sign with $W^2$: it leaves the mean over $W^2$ and $-W^2$, d = 3",
+                (square(s + r * w) + square(s - r * w)) / 2 - square(s) - square(r * w),
             ),
             proved(
                 r"E\|x_5\|^2 = d + \frac{d}{2} = \frac{3}{2} d",
@@ -241,8 +246,8 @@ def lemma3(setting: Setting) -> Derivation:
         projector.append(p * p == p and p == p.T and p.trace() == d - 2)
     t, s = sp.symbols("t s", positive=True)
     shifted = sp.Matrix([[t + 1, t - 1, t]])
+    normed = _jacobian_claimed(shifted.subs(t, 1)) * sp.sqrt(sp.Rational(2, 3))
     ratio = sp.sqrt((shifted * shifted.T)[0] / 2)  # ||x||/||y||: y = (1, -1, 0)
-    d_sym = sp.Symbol("d", positive=True, integer=True)
     trace = [
         sp.trace(sp.eye(d) - sp.ones(d, d) / d) * s**2 - s**2 * d * (1 - sp.Rational(1, d)) for d in (2, 3, 7)
     ]
@@ -267,8 +272,11 @@ def lemma3(setting: Setting) -> Derivation:
                 r"x = t 1 + (1, -1, 0): \quad \|J\|_2 = \frac{\sqrt{3}}{\sqrt{2}}"
                 r" \text{ for every } t, \quad"
                 r" \frac{\|x\|}{\|y\|} \to \infty",
-                "counter-example to the step from $\\|y\\|$ to $\\|x\\|$: limit",
+                "counter-example to the step from $\\|y\\|$ to $\\|x\\|$: limit; $\\sqrt{2/3} J$ is a "
+                "projector of trace 1",
                 _jacobian_claimed(shifted) - _jacobian_claimed(shifted.subs(t, 1)),
+                normed * normed - normed,
+                sp.trace(normed) - 1,
                 1 / sp.limit(ratio, t, sp.oo),
             ),
             proved(
@@ -276,7 +284,6 @@ def lemma3(setting: Setting) -> Derivation:
                 r" = (1 - \frac{1}{d}) E\|x\|^2",
                 "trace, d = 2, 3, 7",
                 *trace,
-                sp.expand(d_sym * (1 - 1 / d_sym)) - (d_sym - 1),
             ),
         ),
         result=r"\|J_{LN}(x)\|_2 = \frac{\sqrt{d}}{\|y\|} \text{ for } d \ge 3; \quad J_{LN} = 0"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+import numpy as np
 import sympy as sp
 
 from meanfield.claims import Derivation, Setting, Step
-from meanfield.symbolic.checks import instances, proved
+from meanfield.symbolic.checks import instances, proved, proved_sign
 from meanfield.symbolic.concentration import DELTA, EPS, upper_tail_only
 from meanfield.symbolic.moments_of_norm import post_ln_norm_variance, pre_ln_norm_variance
 from meanfield.symbolic.recurrence import DOWN, MIXING, RHO, A, B, D, N, Q, layer_map, profile
@@ -38,25 +39,35 @@ def bound(width: int, second_moment: float) -> float:
     return width * math.sqrt(2 * math.log(100 * width) / (float(ALPHA) * second_moment))
 
 
-def _chain_rule() -> Step:
+def _chain_rule() -> tuple[Step, ...]:
     h, g = sp.Matrix([sp.symbols("h1:4", real=True)]), sp.Matrix([sp.symbols("g1:3", real=True)])
     gradient = h.T * g
     frobenius = sum(entry**2 for entry in gradient)
-    return proved(
-        r"\frac{\partial L}{\partial W^2_{pq}} = h_p g_q, \quad h = \mathrm{ReLU}(x_3 W^1), \quad"
-        r" g = \frac{\partial L}{\partial x_{out}} J_{LN}: \quad"
-        r" \|\frac{\partial L}{\partial W^2}\|_F^2 = \|h\|^2 \|g\|^2 \le d^2 \|g\|^2 \max_p h_p^2",
-        "one token, 3 x 2 matrix differentiated; the paper's step puts $\\|g\\|$ for each of the d "
-        "entries $g_q$",
-        frobenius - (h * h.T)[0] * (g * g.T)[0],
-        sp.Matrix(
-            3,
-            2,
-            lambda p, q: sp.diff(
-                (h * sp.Matrix(3, 2, sp.symbols("w1:7")) * g.T)[0], sp.Symbol(f"w{2 * p + q + 1}")
-            ),
-        )
-        - gradient,
+    top, more = sp.symbols("t k", nonnegative=True)
+    below = sp.symbols("s1:4", nonnegative=True)  # h_p^2 = max - s_p
+    return (
+        proved(
+            r"\frac{\partial L}{\partial W^2_{pq}} = h_p g_q, \quad h = \mathrm{ReLU}(x_3 W^1), \quad"
+            r" g = \frac{\partial L}{\partial x_{out}} J_{LN}: \quad"
+            r" \|\frac{\partial L}{\partial W^2}\|_F^2 = \|h\|^2 \|g\|^2",
+            "one token, 3 x 2 matrix, $h W^2$ differentiated against a given g",
+            frobenius - (h * h.T)[0] * (g * g.T)[0],
+            sp.Matrix(
+                3,
+                2,
+                lambda p, q: sp.diff(
+                    (h * sp.Matrix(3, 2, sp.symbols("w1:7")) * g.T)[0], sp.Symbol(f"w{2 * p + q + 1}")
+                ),
+            )
+            - gradient,
+        ),
+        proved_sign(
+            r"\|h\|^2 \|g\|^2 \le d \|g\|^2 \max_p h_p^2 \le d^2 \|g\|^2 \max_p h_p^2",
+            "signs, with $h_p^2 = \\max - s_p$ for three entries, and d = 1 + k; the last step is the "
+            "paper's, which puts $\\|g\\|$ for each of the d entries $g_q$",
+            sp.expand(3 * top - sum(top - s for s in below)),
+            sp.expand(((1 + more) ** 2 - (1 + more)) * top),
+        ),
     )
 
 
@@ -110,6 +121,7 @@ def _repair() -> tuple[Step, ...]:
         above = Fraction(sum(v > 1 + EPS for v in values), k)
         cauchy.append(tau**2 <= sum((v - 1) ** 2 for v in values) / k * above)
     e, t, alpha = sp.symbols("epsilon tau alpha", positive=True)
+    b, u = sp.symbols("b u", positive=True)
     tenth = sp.Rational(1, 10)
     return (
         instances(
@@ -123,7 +135,10 @@ def _repair() -> tuple[Step, ...]:
         proved(
             r"\Pr[Z \le \alpha EZ] \le \frac{\epsilon + \tau}{1 + \epsilon - \alpha},"
             r" \quad \tau = \frac{E[(Z - B)^+]}{EZ}",
-            "Lemma 5 for min(Z, B), whose mean is $(1 - \\tau) EZ$: no conditioning",
+            "Lemma 5 for min(Z, B), no conditioning; its mean is $(1 - \\tau) EZ$, since "
+            "$\\min(Z, B) = Z - (Z - B)^+$ above and below B",
+            sp.Min(b + u, b) - (b + u - sp.Max(u, 0)),
+            sp.Min(b - u, b) - (b - u - sp.Max(-u, 0)),
             ((1 + e) - (1 - t)) / ((1 + e) - alpha) - (e + t) / (1 + e - alpha),
         ),
         instances(
@@ -144,33 +159,91 @@ def _repair() -> tuple[Step, ...]:
     )
 
 
-def _assembly(second_moment: sp.Expr, name: str) -> tuple[Step, ...]:
-    d, alpha, share = sp.symbols("d alpha_0 c", positive=True)
-    log = sp.log(100 * d)
-    jacobian_sq = d / (alpha * second_moment * d)
-    squared = d**2 * jacobian_sq * 2 * log
-    row = d * jacobian_sq * 2 * log
+def _mean_over(expression: sp.Expr, variances: dict[sp.Symbol, sp.Expr]) -> sp.Expr:
+    """Average a quadratic form over independent centred variables with these variances."""
+    poly, total = sp.Poly(expression, *variances), sp.Integer(0)
+    for powers, coefficient in poly.terms():
+        if all(power % 2 == 0 for power in powers):
+            total += coefficient * sp.prod(
+                v for v, power in zip(variances.values(), powers, strict=True) if power
+            )
+    return total
+
+
+def _centring(second_moment: sp.Expr, placement: str) -> tuple[Step, ...]:
+    """What the centred y of Lemma 3 costs where the paper writes x."""
+    centre_sq, share_sq, added = [], [], []
+    input_share = 1 - 1 / D
+    for d in (2, 3, 4):
+        s, r = (sp.Matrix([sp.symbols(f"{name}1:{d + 1}", real=True)]) for name in "sr")
+        w = sp.Matrix(d, d, sp.symbols(f"w1:{d * d + 1}", real=True))
+        centre = sp.eye(d) - sp.ones(d, d) / d
+        v = sp.Symbol("v", positive=True)
+
+        def square(row: sp.Matrix) -> sp.Expr:
+            return sp.expand((row * row.T)[0])
+
+        centre_sq.append(square(s) - square(s * centre) - sp.Rational(1, d) * sum(s) ** 2)
+        entries = dict.fromkeys(w, sp.Rational(1, d))
+        y_sq = _mean_over(square((s + r * w) * centre), entries)
+        added.append(y_sq - square(s * centre) - (1 - sp.Rational(1, d)) * square(r))
+        coordinates = dict.fromkeys(s, v)
+        share_sq.append(_mean_over(y_sq, coordinates) - input_share.subs(D, d) * (d * v + square(r)))
+    if placement == "post":
+        share = 1 - 1 / (3 * D)
+        shares = proved(
+            r"s = x_3 \text{ is centred}, \quad E\|r\|^2 = \frac{d}{2}: \quad c ="
+            r" \frac{E\|y\|^2}{E\|x_5\|^2} = 1 - \frac{1}{3d}",
+            "Lemma 2, at every width",
+            (D + (1 - 1 / D) * (second_moment - 1) * D) / (second_moment * D) - share,
+        )
+    else:
+        share = input_share
+        shares = proved(
+            r"s = x_0 \text{ with independent centred coordinates of variance } v: \quad c ="
+            r" \frac{E\|y\|^2}{E\|x\|^2} = 1 - \frac{1}{d}, \text{ and so after every further } r W",
+            "the same average over $x_0$ as well, d = 2, 3, 4",
+            *share_sq,
+        )
     return (
         proved(
-            r"\|J_{LN}\|_2^2 = \frac{d}{\|y\|^2} \text{ with } \|y\| \le \|x\|: \quad"
-            r" \|y\|^2 = c \|x\|^2 \text{ costs a factor } c^{-1/2}, \quad E\|y\|^2 \ge (1 -"
-            r" \frac{1}{d}) E\|x\|^2"
-            r" \text{ in mean field}",
-            "Lemma 3 has the centred y where the paper writes x",
-            sp.sqrt(d / (share * alpha * second_moment * d))
-            - sp.sqrt(jacobian_sq) * share ** sp.Rational(-1, 2),
+            r"x = s + r W: \quad E_W\|y\|^2 = \|s (I - \frac{1}{d} 1^T 1)\|^2 + (1 - \frac{1}{d}) \|r\|^2",
+            "average over W with independent centred entries of variance 1/d, any s and r, d = 2, 3, 4",
+            *added,
         ),
+        shares,
+        proved(
+            r"\|J_{LN}\|_2^2 = \frac{d}{\|y\|^2}, \quad \|y\|^2 = \|x\|^2 - \frac{1}{d} (\sum_p x_p)^2:"
+            r" \quad \|y\|^2 \ge \alpha_0 E\|y\|^2 \text{ costs a factor } c^{-1/2}",
+            "Lemma 3 has the centred y where the paper writes x; step 3 is needed for y, d = 2, 3, 4",
+            *centre_sq,
+            _bounds_sq(share * second_moment)[0] / _bounds_sq(second_moment)[0] - 1 / share,
+        ),
+    )
+
+
+def _bounds_sq(second_moment: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
+    """Square of the paper's bound and of the sharper one for a unit gradient, put together from the steps."""
+    jacobian_sq = D / (sp.Rational(ALPHA.numerator, ALPHA.denominator) * second_moment * D)
+    tail = 2 * sp.log(100 * D)
+    return D**2 * jacobian_sq * tail, D * jacobian_sq * tail
+
+
+def _assembly(second_moment: sp.Expr, name: str) -> tuple[Step, ...]:
+    paper_sq, sharper_sq = _bounds_sq(second_moment)
+    return (
         proved(
             rf"\|\frac{{\partial L}}{{\partial W^2}}\|_F \le \|\frac{{\partial L}}{{\partial x_{{out}}}}\| d"
-            rf" \sqrt{{\frac{{2 \ln(100 d)}}{{\alpha_0 s}}}}, \quad s = {name}",
+            rf" \sqrt{{\frac{{2 \ln(100 d)}}{{\alpha_0 s}}}}, \quad s = {name}, \quad"
+            r" \alpha_0 = \frac{1}{10}",
             "Lemma 2, Lemma 3 and the tail put together",
-            squared - (d * sp.sqrt(2 * log / (alpha * second_moment))) ** 2,
+            paper_sq - (D * sp.sqrt(20 * sp.log(100 * D) / second_moment)) ** 2,
         ),
         proved(
             r"\|\frac{\partial L}{\partial W^2}\|_F \le \|g\| \sqrt{d} \max_p |h_p| \le"
             r" \|\frac{\partial L}{\partial x_{out}}\| \sqrt{\frac{2 d \ln(100 d)}{\alpha_0 s}}",
             "sharper: the $g_q^2$ are summed to $\\|g\\|^2$, which saves a factor $\\sqrt{d}$",
-            squared / row - d,
+            sharper_sq - 20 * D * sp.log(100 * D) / second_moment,
         ),
     )
 
@@ -179,14 +252,14 @@ def _normalisations(
     exact_sq: sp.Expr, second_moment: sp.Expr, ratio: sp.Expr, result: str
 ) -> tuple[Step, ...]:
     """Bound over exact value with unit gradient, and with gradient coordinates of unit size."""
-    d = D
-    log = 2 * sp.log(100 * d) / (sp.Rational(1, 10) * second_moment)
+    log = sp.log(100 * D)
+    paper_sq, sharper_sq = _bounds_sq(second_moment)
     return (
         proved(
             r"\|\frac{\partial L}{\partial x_{out}}\| = 1: \quad \frac{\mathrm{bound}^2}{\mathrm{exact}^2} = "
             + rf"{result} d \ln(100 d)",
             "the exact value grows like $\\sqrt{d}$, the bound like $d \\sqrt{\\ln d}$",
-            d**2 * log / exact_sq - ratio * d * sp.log(100 * d),
+            paper_sq / exact_sq - ratio * D * log,
         ),
         proved(
             r"|\frac{\partial L}{\partial x_{out,q}}| = 1, \text{ so } \|\frac{\partial L}{\partial"
@@ -195,10 +268,18 @@ def _normalisations(
             + rf"{result} \ln(100 d)",
             "the exact value grows like d; the sharper bound is then the paper's expression "
             "$d \\sqrt{2 \\ln(100 d) / (\\alpha_0 s)}$",
-            d * (d * log) / (d * exact_sq) - ratio * sp.log(100 * d),
-            d * (d * log) - d**2 * log,
+            D * sharper_sq / (D * exact_sq) - ratio * log,
+            sp.sqrt(D * sharper_sq) - D * sp.sqrt(20 * log / second_moment),
         ),
     )
+
+
+def _best_probability(width: int) -> float:
+    """The most that 0.99 - delta - eps/(0.9 + eps) promises with the chi-square lemma's delta, at least 0."""
+    # The lemma gives a delta for every eps below 1; the best eps is above width^(-1/2).
+    eps = np.geomspace(1e-9, 1, 20_001)
+    promised = 0.99 - np.exp(-width * eps**2 / 8) - eps / (1 - float(ALPHA) + eps)
+    return max(0.0, float(promised.max()))
 
 
 def _numbers(setting: Setting, second_moment: float, exact: float) -> dict[str, float]:
@@ -211,7 +292,8 @@ def _numbers(setting: Setting, second_moment: float, exact: float) -> dict[str, 
         "factor": upper / exact,
         "exact_unit_coordinates": exact * unit,
         "factor_unit_coordinates": upper / (exact * unit),
-        "probability_claimed": 0.99 - float(DELTA) - float(EPS / (1 + EPS - ALPHA)),
+        "probability_claimed_best": _best_probability(d),
+        "probability_claimed_measured_pair": 0.99 - float(DELTA) - float(EPS / (1 + EPS - ALPHA)),
     }
 
 
@@ -242,7 +324,7 @@ def post(setting: Setting) -> Derivation:
     repaired = (float(EPS) + tau) / float(1 + EPS - ALPHA)
     return Derivation(
         steps=(
-            _chain_rule(),
+            *_chain_rule(),
             *_tail(),
             *_repair(),
             proved(
@@ -254,6 +336,7 @@ def post(setting: Setting) -> Derivation:
                 ((v + u**2) / (t + u) ** 2).subs(u, v / t) - v / (v + t**2),
                 sp.limit(cantelli, D, sp.oo),
             ),
+            *_centring(s, "post"),
             *_assembly(s, r"\frac{3}{2}"),
             proved(
                 r"E\|\frac{\partial L}{\partial W^2}\|_F^2 = d \cdot \frac{1}{2} \cdot \frac{2}{3} n A ="
@@ -278,7 +361,7 @@ def post(setting: Setting) -> Derivation:
         "variance of $\\|x_5\\|^2$; independence of $L$ is exact for incoherent token gradients",
         numbers={
             **numbers,
-            "probability_repaired": 0.99 - repaired,
+            "probability_repaired_measured_pair": 0.99 - repaired,
             "probability_cantelli": 0.99 - lower_tail,
             "probability_cantelli_all_tokens": max(0.0, 0.99 - setting.tokens * lower_tail),
         },
@@ -309,7 +392,7 @@ def pre(setting: Setting) -> Derivation:
     ratio = sp.simplify(20 * 2 * high / low)
     return Derivation(
         steps=(
-            _chain_rule(),
+            *_chain_rule(),
             *_tail(),
             *_repair(),
             proved(
@@ -317,6 +400,7 @@ def pre(setting: Setting) -> Derivation:
                 "exact variance at every width, summed over layers: Cantelli's inequality replaces step 3",
                 sp.limit(relative, depth, sp.oo) - 2 / D,
             ),
+            *_centring(low, "pre"),
             *_assembly(low, r"1 + \frac{L}{2}"),
             proved(
                 r"E\|\frac{\partial L}{\partial W^{2,L}}\|_F^2 = \frac{d}{2 q_L} n A, \quad"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,11 +14,9 @@ import pytest
 from matplotlib.mathtext import MathTextParser
 
 from meanfield import derive as command
-from meanfield.claims import LEDGER, Derivation, Setting, derive
+from meanfield.claims import DERIVABLE, Derivation, Setting, derive
 from meanfield.symbolic.plain import plain, plain_text
 from meanfield.symbolic.render import FORMATS
-
-DERIVED = [claim.id for claim in LEDGER.values() if claim.module]
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -28,7 +27,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def claims() -> dict[str, Derivation]:
-    return {name: derive(name, Setting()) for name in DERIVED}
+    return {name: derive(name, Setting()) for name in DERIVABLE}
 
 
 def test_json_is_strict_and_complete_and_needs_nothing_heavy() -> None:
@@ -40,7 +39,7 @@ def test_json_is_strict_and_complete_and_needs_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "set()")
     records = json.loads(done.stdout, parse_constant=pytest.fail)["claims"]
-    assert [record["id"] for record in records] == DERIVED
+    assert [record["id"] for record in records] == list(DERIVABLE)
     for record in records:
         assert list(record) == [
             "id", "statement", "assumptions", "steps", "result", "verdict", "condition", "numbers",
@@ -104,6 +103,20 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], message: str) 
     assert re.search(message, done.stderr)
 
 
+def test_an_output_that_cannot_hold_the_formulas_is_one_line_and_status_2() -> None:
+    command_line = [sys.executable, "-m", "meanfield.derive", "--claim", "lemma1"]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command_line, capture_output=True, text=True, check=False, env=ascii_only)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "encoding 'ascii' has no" in done.stderr
+    for format_ in ("json", "latex", "markdown"):
+        done = subprocess.run(
+            [*command_line, "--format", format_], capture_output=True, text=True, check=False, env=ascii_only
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.isascii()
+
+
 @pytest.mark.parametrize("format_", ["text", "json"])
 def test_a_full_disk_is_one_line_and_status_2(format_: str) -> None:
     full = Path("/dev/full")
@@ -138,7 +151,7 @@ def test_depth_ten_thousand(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_extreme_sizes_give_finite_numbers(sizes: tuple[int, int, int]) -> None:
     setting = Setting(*sizes)
-    for name in DERIVED:
+    for name in DERIVABLE:
         FORMATS["json"]({name: derive(name, setting)})
 
 
