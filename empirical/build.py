@@ -17,6 +17,7 @@ from empirical.device import torch_device, torch_dtype
 from empirical.draws import NamedParameter, draw, seed_number
 from meanfield import ops
 from meanfield.errors import MissingRuleError
+from meanfield.predict import check_architecture
 
 Architecture: TypeAlias = ops.Transformer | ops.EncoderDecoder
 Model: TypeAlias = layers.Transformer | layers.EncoderDecoder
@@ -103,7 +104,8 @@ def build(arch: Architecture, *, seed: int = 0, device: str = "cpu", dtype: str 
         embedding, or source and target ids for an encoder-decoder.
 
     Raises:
-        InputError: If the seed is no integer of at least 0, or the device or type is not there.
+        InputError: If this is no architecture, LayerNorm has one coordinate, the seed is no integer of at
+            least 0, or the device or type is not there.
 
     Example:
         >>> import meanfield as mf
@@ -111,6 +113,7 @@ def build(arch: Architecture, *, seed: int = 0, device: str = "cpu", dtype: str 
         >>> [tuple(p.shape) for p in model.layers[0].parameters()][:2]
         [(8, 8), (8,)]
     """
+    arch = check_architecture(arch)
     where = torch_device(device)
     model: Model
     if isinstance(arch, ops.EncoderDecoder):

@@ -31,7 +31,7 @@ class Setting:
         batch: Sequences in a mini-batch.
         loss: ``"linear"`` or ``"cross_entropy"``.
         minibatches: Mini-batches per seed, all on the same weights.
-        label_smoothing: For cross entropy, in [0, 1].
+        label_smoothing: For cross entropy, in [0, 1).
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         dtype: ``"float32"``, ``"float64"`` or ``"bfloat16"``.
 
@@ -51,11 +51,11 @@ class Setting:
     def __post_init__(self) -> None:
         for size in ("tokens", "batch", "minibatches"):
             object.__setattr__(self, size, positive_integer(size, getattr(self, size)))
-        if self.loss not in LOSSES:
+        if not isinstance(self.loss, str) or self.loss not in LOSSES:
             raise UnknownNameError("loss", self.loss, LOSSES)
-        if not isinstance(self.label_smoothing, Real) or not 0 <= self.label_smoothing <= 1:
+        if not isinstance(self.label_smoothing, Real) or not 0 <= self.label_smoothing < 1:
             raise InputError(
-                f"label_smoothing={self.label_smoothing} is outside [0, 1]: give a number between"
+                f"label_smoothing={self.label_smoothing} is outside [0, 1): give a share such as 0.1"
             )
         if self.label_smoothing and self.loss != "cross_entropy":
             raise InputError(

@@ -1,7 +1,8 @@
 """Measured tables on disk: one Parquet file per cell, whole or not there.
 
-A cell is one configuration and a block of seeds. Its name ends in a digest of both, so that a table found
-under the name is the table wanted; metadata inside say it again, and a file that does not is moved aside.
+A cell is everything on which a table depends, such as an architecture, a setting and a block of seeds. The
+file's name ends in a digest of it, so that a table found under the name is the table wanted; metadata inside
+say it again, and a file that does not is moved aside.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from empirical.build import Architecture
 from empirical.measure import measure
 from empirical.setting import Setting, seed_list
 from meanfield.errors import InputError
+from meanfield.predict import check_architecture
 
 BLOCK = 25
 FORMAT = 1  # of tables and of draws: files of another format are not looked for
@@ -77,51 +79,75 @@ def measured(
         InputError: If the setting cannot be measured, or the folder cannot be written.
     """
     setting = Setting(tokens, batch, loss, minibatches, label_smoothing, device, dtype)
+    arch = check_architecture(arch)
     ordered = sorted(seed_list(seeds))
     report = progress if progress is not None else _silent
-    folder = Path(folder)
-    _prepare(folder)
     tables = []
     for start in range(0, len(ordered), BLOCK):
         block = ordered[start : start + BLOCK]
-        cell = configuration(arch, setting, block)
-        path = folder / f"{arch.name}-{_digest(cell)}.parquet"
-        table = _read(path, cell)
-        if table is None or force:
-            options = dataclasses.asdict(setting)
-            _write(path, measure(arch, seeds=block, progress=report, **options).samples, cell)
-            table = _read(path, cell)
-        else:
+
+        def make(block: list[int] = block) -> pd.DataFrame:
+            return measure(arch, seeds=block, progress=report, **dataclasses.asdict(setting)).samples
+
+        values = {"arch": arch, "setting": setting, "seeds": block}
+        table, made = kept(Path(folder), arch.name, values, make, force=force)
+        if not made:
             report(len(block))
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
-def configuration(arch: Architecture, setting: Setting, seeds: list[int]) -> dict[str, Any]:
-    """Describe a cell in JSON's types: everything on which its numbers depend.
+def kept(
+    folder: Path,
+    name: str,
+    values: Mapping[str, Any],
+    make: Callable[[], pd.DataFrame],
+    *,
+    force: bool = False,
+) -> tuple[pd.DataFrame, bool]:
+    """Read a table where it is kept, or make it and keep it.
 
     Args:
-        arch: The architecture.
-        setting: What is measured on it.
-        seeds: The block of seeds.
+        folder: Where tables are kept; made if absent.
+        name: Start of the file name.
+        values: Everything on which the table depends: dataclasses, tuples, ranges, numbers, texts.
+        make: Makes the table.
+        force: Make again what is there.
 
     Returns:
-        Nested dictionaries; ops carry their type's name, exact fractions are strings.
+        The table as it is read from disk, and whether it was made now.
+
+    Raises:
+        InputError: If the folder cannot be written or the table cannot be read.
 
     Example:
-        >>> import meanfield as mf
-        >>> cell = configuration(mf.paper_post_ln(width=8, depth=3), Setting(), [0, 1])
-        >>> cell["arch"]["layers"][0]["times"], cell["seeds"]
-        (3, [0, 1])
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for _ in range(2):
+        ...         table, made = kept(Path(folder), "one", {"x": 1}, lambda: pd.DataFrame({"x": [1.0]}))
+        ...         print(table["x"].tolist(), made)
+        [1.0] True
+        [1.0] False
     """
-    return {"format": FORMAT, "arch": _plain(arch), "setting": _plain(setting), "seeds": seeds}
+    _prepare(folder)
+    cell = {"format": FORMAT, **{key: _plain(value) for key, value in values.items()}}
+    path = folder / f"{name}-{_digest(cell)}.parquet"
+    table = _read(path, cell)
+    if table is not None and not force:
+        return table, False
+    _write(path, make(), cell)
+    table = _read(path, cell)
+    if table is None:
+        raise InputError(f"table {str(path)!r} cannot be read back: give a folder on a sound disk")
+    return table, True
 
 
 def _plain(value: Any) -> Any:
+    """Describe a value in JSON's types: ops carry their type's name, exact fractions are strings."""
     if dataclasses.is_dataclass(value):
         fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"type": type(value).__name__, **fields}
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list | range):
         return [_plain(item) for item in value]
     if isinstance(value, np.generic):
         return value.item()
@@ -131,6 +157,12 @@ def _plain(value: Any) -> Any:
 def _digest(cell: dict[str, Any]) -> str:
     canonical = json.dumps(cell, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _content(table: pd.DataFrame) -> str:
+    """Digest names and values: a page's own checksum covers neither its header nor the file's footer."""
+    rows = pd.util.hash_pandas_object(table, index=False).to_numpy()
+    return hashlib.sha256(json.dumps(list(table.columns)).encode() + rows.tobytes()).hexdigest()
 
 
 def _silent(seeds: int) -> None:
@@ -158,7 +190,11 @@ def _temporary(folder: Path, name: str) -> Path:
 
 
 def _write(path: Path, table: pd.DataFrame, cell: dict[str, Any]) -> None:
-    metadata = {"configuration": json.dumps(cell, sort_keys=True), "environment": json.dumps(environment())}
+    metadata = {
+        "configuration": json.dumps(cell, sort_keys=True),
+        "environment": json.dumps(environment()),
+        "content": _content(table),
+    }
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **metadata})
     temporary = _temporary(path.parent, path.name)
@@ -181,13 +217,18 @@ def _read(path: Path, cell: dict[str, Any]) -> pd.DataFrame | None:
         return None
     try:
         arrow = pq.read_table(path, page_checksum_verification=True, partitioning=None)
-        found = json.loads((arrow.schema.metadata or {})[b"configuration"])
-        if found == cell:
-            return arrow.to_pandas()
-        fault = "it holds another configuration"
+        metadata = arrow.schema.metadata or {}
+        if json.loads(metadata[b"configuration"]) == cell:
+            table = arrow.to_pandas()
+            content = _content(table)
+            if metadata.get(b"content", content.encode()) == content.encode():  # older tables do not say it
+                return table
+            fault = "its numbers are not those that were written"
+        else:
+            fault = "it holds another configuration"
     except PermissionError as error:
         raise InputError(f"table {str(path)!r} cannot be read: give a folder you may read") from error
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         fault = f"it is no whole table ({type(error).__name__})"
     count = 1
     while (aside := path.with_name(f"{path.name}.corrupt-{count}")).exists():

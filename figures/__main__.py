@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -41,7 +42,7 @@ from figures import (
 from figures.criteria.finding import Tables
 from figures.lab import Lab, work
 from figures.presets import PRESETS
-from figures.style import save, style
+from figures.style import checksum, save, style
 from meanfield.claims import Setting
 from meanfield.cli import Parser, run
 from meanfield.errors import InputError, UnknownNameError
@@ -153,24 +154,22 @@ def read(out: Path, name: str) -> Tables:
         Table name to table; empty where the figure has not been made.
 
     Raises:
-        InputError: If a table has been damaged.
+        InputError: If a table is not as it was written, or missing.
     """
-    tables = {}
-    for path in sorted(out.glob(f"{name}.*.csv")):
-        try:
-            table = pd.read_csv(path)
-        except ValueError as error:  # pandas' parser errors, and bytes that are no text
-            raise InputError(
-                f"table {path} cannot be read ({error}): delete it, or make it again with --only {name}"
-            ) from None
-        tables[path.name.split(".")[1]] = table
-    return tables
+    contents = {path.name: path.read_bytes() for path in out.glob(f"{name}.*.csv")}
+    sums = out / f"{name}.sha256"
+    written = set(sums.read_text(errors="replace").splitlines()) if sums.exists() else set()
+    odd = written ^ {checksum(*item) for item in contents.items()}
+    if odd:
+        file = min(line.partition("  ")[2] for line in odd)
+        raise InputError(f"table {out / file} is not as it was written: make it again with --only {name}")
+    return {file.split(".")[1]: pd.read_csv(io.BytesIO(contents[file])) for file in sorted(contents)}
 
 
 def _prepare(out: Path) -> None:
     try:
         (out / "tables").mkdir(parents=True, exist_ok=True)
-        for left in (*out.glob(".*.part"), *(out / "tables").glob(".*.part")):
+        for left in out.glob(".*.part"):
             if time.time() - left.stat().st_mtime > STALE_SECONDS:  # of a killed run
                 left.unlink()
         refused = not all(os.access(folder, os.W_OK | os.X_OK) for folder in (out, out / "tables"))

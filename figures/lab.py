@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 
 import empirical
-from figures.style import write_whole
+from empirical import store
 from meanfield import predict
 from meanfield.ops import Embedding, EncoderDecoder, Head, Linear, Transformer, walk
 from meanfield.predict import Prediction
@@ -114,23 +111,14 @@ class Lab:
 
         Args:
             name: Start of the file name.
-            configuration: Everything the table depends on, as a value whose ``repr`` says it all.
+            configuration: Everything the table depends on, as `empirical.store.kept` takes it.
             make: Makes the table.
 
         Returns:
             The table.
         """
-        digest = hashlib.sha256(repr(configuration).encode()).hexdigest()[:16]
-        path = self.folder / f"{name}-{digest}.parquet"
-        if not self.force:
-            try:
-                return pd.read_parquet(path, page_checksum_verification=True)
-            except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
-                pass  # not there, or not a whole table: make it
-        table = make()
-        buffer = io.BytesIO()
-        table.to_parquet(buffer, index=False, write_page_checksum=True)
-        write_whole(self.folder, {path.name: buffer.getvalue()})
+        values = {"table": name, "of": configuration}
+        table, _ = store.kept(self.folder, name, values, make, force=self.force)
         return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Mapping
@@ -149,8 +150,25 @@ def write_whole(folder: Path, files: Mapping[str, bytes]) -> None:
             draft.unlink(missing_ok=True)
 
 
+def checksum(file: str, content: bytes) -> str:
+    """Name a file and its SHA-256, as a line that ``sha256sum -c`` reads.
+
+    Args:
+        file: Name of the file.
+        content: What is in it.
+
+    Returns:
+        The line.
+
+    Example:
+        >>> checksum("empty", b"")[:12], checksum("empty", b"")[-8:]
+        ('e3b0c44298fc', '5  empty')
+    """
+    return f"{hashlib.sha256(content).hexdigest()}  {file}"
+
+
 def save(figure: Figure, tables: Mapping[str, pd.DataFrame], folder: Path, name: str) -> None:
-    """Save a figure as PNG and PDF with its tables as CSV beside it.
+    """Save a figure as PNG and PDF with its tables as CSV beside it and their checksums in ``<name>.sha256``.
 
     Equal figures and tables give equal files: no date and no version goes in.
 
@@ -164,6 +182,8 @@ def save(figure: Figure, tables: Mapping[str, pd.DataFrame], folder: Path, name:
         InputError: If the folder cannot be written.
     """
     files = {f"{name}.{key}.csv": table.to_csv(index=False).encode() for key, table in tables.items()}
+    sums = [checksum(file, content) for file, content in files.items()]
+    files[f"{name}.sha256"] = "".join(f"{line}\n" for line in sums).encode()
     for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix, metadata=metadata)

@@ -158,6 +158,6 @@ def initialization(init: str | Initialization, sizes: Sizes) -> Initialization:
     """
     if isinstance(init, Initialization):
         return init
-    if init not in SCHEMES:
+    if not isinstance(init, str) or init not in SCHEMES:
         raise UnknownNameError("init", init, SCHEMES)
     return SCHEMES[init](sizes)

@@ -12,7 +12,7 @@ import numpy as np
 from meanfield.errors import InputError, MissingRuleError, positive_integer
 from meanfield.moments.stack import propagate
 from meanfield.moments.state import Exchangeable
-from meanfield.ops import EncoderDecoder, Transformer
+from meanfield.ops import EncoderDecoder, Norm, Transformer, walk
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,6 +106,39 @@ class Prediction:
         return table[[*KEYS, *values]].sort_values("layer", kind="stable", ignore_index=True)
 
 
+def check_architecture(arch: object) -> Transformer | EncoderDecoder:
+    """Check that a value is an architecture on which gradients say something.
+
+    Args:
+        arch: The value.
+
+    Returns:
+        The value.
+
+    Raises:
+        InputError: If it is no architecture, or a LayerNorm has a single coordinate: x - mean(x) is then 0.
+
+    Example:
+        >>> from meanfield import paper_post_ln
+        >>> check_architecture(paper_post_ln(width=2, depth=3)).name
+        'paper_post_ln'
+    """
+    if not isinstance(arch, Transformer | EncoderDecoder):
+        shown = repr(arch).partition("\n")[0]
+        raise InputError(
+            f"arch={shown} is no architecture: give a Transformer, for example mf.pre_ln(width=512, depth=6)"
+        )
+    for stack in (arch.encoder, arch.decoder) if isinstance(arch, EncoderDecoder) else (arch,):
+        blocks = [run.block for run in stack.layers]
+        for op in (op for part in (*blocks, stack.final_norm) if part is not None for op in walk(part)):
+            if isinstance(op, Norm) and op.kind == "layernorm" and op.width < 2:
+                raise InputError(
+                    f"width={op.width} is too small: LayerNorm needs at least 2 coordinates; give a greater "
+                    "width, or norm='rmsnorm'"
+                )
+    return arch
+
+
 def predict(
     arch: Transformer | EncoderDecoder,
     *,
@@ -134,7 +167,8 @@ def predict(
         The table, with ``.df`` for parameters and ``.activations`` for the points of every block.
 
     Raises:
-        InputError: If a size or the input moments cannot be, or an argument has no meaning here.
+        InputError: If this is no architecture, LayerNorm has one coordinate, a size or the input moments
+            cannot be, or an argument has no meaning here.
         MissingRuleError: If the theory has no rule for a part of the architecture.
 
     Assumes:
@@ -152,6 +186,7 @@ def predict(
         >>> [round(value, 9) for value in down.grad_sq]
         [100.0, 100.0, 100.0]
     """
+    arch = check_architecture(arch)
     if isinstance(arch, EncoderDecoder):
         raise MissingRuleError(
             arch, "moments", "the theory covers one stack; measure this architecture instead"

@@ -129,6 +129,11 @@ def figure3ab(tables: Tables) -> Finding:
     ratio pairs opposite ends, so it is wider than 95 %. The encoder, and theory for uniform attention, are
     reported and decide nothing.
 
+    The 2 is the paper's own latitude, rounded up: in its Fig. 3 the Pre-LN bars that stand for "about level"
+    fall from about 0.55 to about 0.29, a factor of 1.9. The 1.25 is our choice of what is level without
+    further words. `extension_pre` decides another claim, that the gradient does not depend on l when l is
+    large, and so fails on any power of l that goes on falling.
+
     Args:
         tables: Of ``paper_model``.
 

@@ -148,6 +148,22 @@ def test_damaged_or_foreign_tables_are_moved_aside(
     assert capsys.readouterr().err == ""
 
 
+def test_content_is_compared_where_a_table_says_it(
+    tmp_path: Path, measuring: list[list[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = measure_into(tmp_path, seeds=[0])
+    (path,) = tmp_path.iterdir()
+    table = pq.read_table(path)
+    older = {key: value for key, value in table.schema.metadata.items() if key != b"content"}
+    pq.write_table(table.replace_schema_metadata(older), path)
+    assert equal(measure_into(tmp_path, seeds=[0]), whole)
+    assert len(measuring) == 1
+    pq.write_table(table.replace_schema_metadata({**older, b"content": b"of another table"}), path)
+    assert equal(measure_into(tmp_path, seeds=[0]), whole)
+    assert len(measuring) == 2
+    assert "its numbers are not those that were written" in capsys.readouterr().err
+
+
 def test_stale_temporary_files_are_removed_and_fresh_ones_left(tmp_path: Path) -> None:
     stale, fresh = tmp_path / ".a.parquet.host-1.tmp", tmp_path / ".b.parquet.host-2.tmp"
     for path in (stale, fresh):

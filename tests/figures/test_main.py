@@ -84,15 +84,28 @@ def test_only_makes_that_figure_and_leaves_other_claims_unmeasured(
     assert not [p for p in tmp_path.glob("*.png") if p.stem != "norm_jacobian"]
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut", "short of a row", "gone", "without checksums"])
 def test_a_damaged_table_of_another_figure_is_named(
-    tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
-    (tmp_path / "theorem1.last_ffn.csv").write_bytes(b"")
+    copy = Path(shutil.copytree(tiny_run.out, tmp_path / "copy"))
+    (copy / "verdicts.md").unlink()
+    table = copy / "theorem1.last_ffn.csv"
+    content = table.read_bytes()
+    if damage == "gone":
+        table.unlink()
+    elif damage == "without checksums":
+        (copy / "theorem1.sha256").unlink()
+    else:
+        row = content.rindex(b"\n", 0, -1) + 1
+        table.write_bytes(content[: {"empty": 0, "cut": 100, "short of a row": row}[damage]])
     with pytest.raises(SystemExit) as stop:
-        run(PROG, lambda: main([*TINY, str(tmp_path), "--only", "norm_jacobian"]))
+        run(PROG, lambda: main([*TINY, str(copy), "--only", "norm_jacobian"]))
     assert stop.value.code == 2
-    assert "make it again with --only theorem1" in " ".join(capsys.readouterr().err.split())
-    assert not (tmp_path / "verdicts.md").exists()
+    message = capsys.readouterr().err.splitlines()[-1]
+    named = "theorem1.exponents.csv" if damage == "without checksums" else table.name
+    assert f"{named} is not as it was written: make it again with --only theorem1" in message
+    assert not (copy / "verdicts.md").exists()
 
 
 def test_a_wrong_theory_gives_status_1(

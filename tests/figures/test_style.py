@@ -31,7 +31,7 @@ def test_figure_and_data_are_written_and_equal_every_time(tmp_path: Path) -> Non
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first, second = saved(tmp_path / "a"), saved(tmp_path / "b")
-    assert sorted(first) == ["sample.data.csv", "sample.pdf", "sample.png"]
+    assert sorted(first) == ["sample.data.csv", "sample.pdf", "sample.png", "sample.sha256"]
     assert first == second
     assert b"/FontFile2" in first["sample.pdf"]  # TrueType, not Type 3
     assert b"CreationDate" not in first["sample.pdf"]
