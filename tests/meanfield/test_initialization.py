@@ -11,6 +11,7 @@ from meanfield.initialization import SCHEMES, Initialization, Sizes, initializat
 from meanfield.ops import Draw
 
 WIDTH, D_FF, DEPTH = 256, 1024, 6
+IRRATIONAL = {"deepnorm", "sub_ln", "t_fixup"}
 SIZES = Sizes(width=WIDTH, kv_width=WIDTH, d_ff=D_FF, depth=DEPTH)
 
 
@@ -71,10 +72,10 @@ def test_gpt2_divides_the_projections_by_the_number_of_sublayers() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SCHEMES))
-def test_every_scheme_names_itself_and_is_exact(name: str) -> None:
+def test_every_scheme_names_itself_and_is_exact_where_it_is_rational(name: str) -> None:
     law = initialization(name, SIZES)
     assert law.name == name
-    assert all(
+    assert name in IRRATIONAL or all(
         isinstance(getattr(law, field).variance, (Fraction, int))
         for field in ("q", "k", "v", "o", "up", "down", "embedding", "head")
     )

@@ -44,7 +44,7 @@ def _linear(width: int = 4) -> Linear:
         (lambda: mf.paper_encoder_decoder(causal=True), ["option 'causal'", "accepted are activation"]),
         (lambda: mf.paper_encoder_decoder(vocab=None), ["vocab=None", "integer"]),  # type: ignore[arg-type]  # as above
         (lambda: mf.post_ln(width=8, depth=1, head=4), ["option 'head'", "did you mean 'heads'"]),
-        (lambda: mf.pre_ln(width=8, depth=1, dropout=0.1), ["option 'dropout'", "accepted are activation"]),
+        (lambda: mf.pre_ln(width=8, depth=1, droput=0.1), ["option 'droput'", "did you mean 'dropout'"]),
         (lambda: mf.pre_ln(width=8, depth=1, norm_eps="1e-5"), ["eps='1e-5'", "real number"]),
         (
             lambda: mf.pre_ln(width=8, depth=1, vocab=9, embedding_scale=float("nan")),

@@ -1,50 +1,15 @@
-"""Named initialisation schemes: the law of every weight and bias of a Transformer layer.
-
-A scheme is a function of the sizes; its value is an `Initialization`, which presets also take directly.
-"""
+"""The schemes, one function of the sizes each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from fractions import Fraction
 
 from meanfield.errors import UnknownNameError
-from meanfield.ops import ZEROS, Draw, Law
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """The sizes on which a scheme may depend; ``kv_width`` is the joint size of all key or value heads."""
-
-    width: int
-    kv_width: int
-    d_ff: int
-    depth: int
-
-
-@dataclass(frozen=True, slots=True)
-class Initialization:
-    """The law of each parameter of a layer; every field is the law of one entry.
-
-    Biases default to zero. ``head`` and ``embedding`` are used only where a model has them.
-
-    Args:
-        name: Goes into the ``init`` column.
-    """
-
-    name: str
-    q: Draw
-    k: Draw
-    v: Draw
-    o: Draw
-    up: Draw
-    down: Draw
-    embedding: Draw
-    head: Draw
-    attention_bias: Draw = ZEROS
-    up_bias: Draw = ZEROS
-    down_bias: Draw = ZEROS
+from meanfield.initialization.constants import deepnorm_constants, sub_ln_gain, t_fixup_gain
+from meanfield.initialization.sizes import Initialization, Sizes
+from meanfield.ops import Draw, Law
 
 
 def _xavier(law: Law) -> Callable[[Sizes], Initialization]:
@@ -55,10 +20,10 @@ def _xavier(law: Law) -> Callable[[Sizes], Initialization]:
         kv = draw(s.width, s.kv_width)
         return Initialization(
             name=f"xavier_{law}",
-            q=draw(s.width, s.width),
+            q=draw(s.width, s.q_width),
             k=kv,
             v=kv,
-            o=draw(s.width, s.width),
+            o=draw(s.q_width, s.width),
             up=draw(s.width, s.d_ff),
             down=draw(s.d_ff, s.width),
             embedding=Draw(Fraction(1, s.width)),
@@ -124,6 +89,31 @@ def _gpt2(s: Sizes) -> Initialization:
     return Initialization("gpt2", d, d, d, projection, d, projection, d, d)
 
 
+def _with_gain(base: Initialization, name: str, gain: float) -> Initialization:
+    """Multiply value, output and feed-forward weights by a gain."""
+
+    def times(draw: Draw) -> Draw:
+        return replace(draw, variance=gain**2 * draw.variance)
+
+    return replace(
+        base, name=name, v=times(base.v), o=times(base.o), up=times(base.up), down=times(base.down)
+    )
+
+
+def _deepnorm(s: Sizes) -> Initialization:
+    return _with_gain(_xavier("normal")(s), "deepnorm", deepnorm_constants(s)[1])
+
+
+def _sub_ln(s: Sizes) -> Initialization:
+    return _with_gain(_xavier("normal")(s), "sub_ln", sub_ln_gain(s))
+
+
+def _t_fixup(s: Sizes) -> Initialization:
+    layers, embeddings = t_fixup_gain(s)
+    law = _with_gain(_xavier("uniform")(s), "t_fixup", layers)
+    return replace(law, embedding=Draw(embeddings**2 / s.width))
+
+
 SCHEMES: dict[str, Callable[[Sizes], Initialization]] = {
     "xavier_normal": _xavier("normal"),
     "xavier_uniform": _xavier("uniform"),
@@ -132,6 +122,9 @@ SCHEMES: dict[str, Callable[[Sizes], Initialization]] = {
     "torch_transformer": _torch_transformer,
     "normal_0.02": _normal_002,
     "gpt2": _gpt2,
+    "deepnorm": _deepnorm,
+    "sub_ln": _sub_ln,
+    "t_fixup": _t_fixup,
 }
 
 
