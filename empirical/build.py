@@ -1,12 +1,7 @@
-"""Tensors: the reading of an architecture as a `torch.nn.Module`, one handler per op.
-
-Named ops keep their names, so that every parameter and every point of a block has the key columns of the
-tables.
-"""
+"""Tensors: the reading of an architecture as a `torch.nn.Module`, one handler per op."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import singledispatch
 from typing import TypeAlias
 
@@ -14,13 +9,13 @@ from torch import nn
 
 from empirical import layers
 from empirical.device import torch_device, torch_dtype
-from empirical.draws import NamedParameter, draw, seed_number
+from empirical.draws import draw, seed_number
+from empirical.names import Model, check_names, dropouts, named_parameters, open_streams
 from meanfield import ops
-from meanfield.errors import MissingRuleError
+from meanfield.errors import InputError, MissingRuleError
 from meanfield.predict import check_architecture
 
 Architecture: TypeAlias = ops.Transformer | ops.EncoderDecoder
-Model: TypeAlias = layers.Transformer | layers.EncoderDecoder
 
 
 @singledispatch
@@ -47,13 +42,28 @@ def _norm(op: ops.Norm) -> nn.Module:
 
 
 @build_op.register
+def _gain(op: ops.Gain) -> nn.Module:
+    return layers.Gain(op)
+
+
+@build_op.register
+def _scale(op: ops.Scale) -> nn.Module:
+    return layers.Scale(op)
+
+
+@build_op.register
+def _dropout(op: ops.Dropout) -> nn.Module:
+    return layers.Dropout(op.rate)
+
+
+@build_op.register
 def _attention(op: ops.Attention) -> nn.Module:
-    return layers.Attention(op)
+    return layers.Attention(op, _optional(op.inner))
 
 
 @build_op.register
 def _feed_forward(op: ops.FeedForward) -> nn.Module:
-    return layers.FeedForward(op)
+    return layers.FeedForward(op, _optional(op.inner))
 
 
 @build_op.register
@@ -62,8 +72,28 @@ def _residual(op: ops.Residual) -> nn.Module:
 
 
 @build_op.register
+def _parallel(op: ops.Parallel) -> nn.Module:
+    return layers.Parallel(build_op(branch) for branch in op.branches)
+
+
+@build_op.register
 def _sequential(op: ops.Sequential) -> nn.Module:
     return layers.Sequential(build_op(child) for child in op.ops)
+
+
+@build_op.register
+def _fork(op: ops.Fork) -> nn.Module:
+    return layers.Fork()
+
+
+@build_op.register
+def _dual_residual(op: ops.DualResidual) -> nn.Module:
+    return layers.DualResidual(op, build_op(op.branch))
+
+
+@build_op.register
+def _merge(op: ops.Merge) -> nn.Module:
+    return layers.Merge(op)
 
 
 @build_op.register
@@ -78,16 +108,43 @@ def _embedding(op: ops.Embedding) -> nn.Module:
 
 @build_op.register
 def _head(op: ops.Head) -> nn.Module:
-    return layers.Linear(op.linear)
+    return layers.Head(op)
+
+
+def _optional(op: ops.Op | None) -> nn.Module | None:
+    return None if op is None else build_op(op)
+
+
+def _embeddings(arch: ops.Transformer) -> layers.Embeddings:
+    tables = arch.embedding, arch.position, arch.segment
+    return layers.Embeddings(*[None if table is None else layers.Embedding(table) for table in tables])
 
 
 def _transformer(arch: ops.Transformer) -> layers.Transformer:
-    return layers.Transformer(
-        embedding=build_op(arch.embedding) if arch.embedding is not None else None,
+    stack = layers.Transformer(
+        embeddings=_embeddings(arch),
+        entry=_optional(arch.entry),
         blocks=[build_op(block) for _, block in arch.blocks()],
-        final_norm=build_op(arch.final_norm) if arch.final_norm is not None else None,
-        head=build_op(arch.head) if arch.head is not None else None,
+        final_norm=_optional(arch.final_norm),
+        head=_optional(arch.head),
     )
+    if isinstance(stack.head, layers.Head) and stack.head.tied:
+        stack.head.embedding = stack.embeddings.token
+    _share_biases(stack)
+    return stack
+
+
+def _share_biases(stack: layers.Transformer) -> None:
+    """Give shared relative biases the table of the first layer that has one of their name."""
+    first: dict[str, layers.RelativeBias] = {}
+    for module in stack.layers.modules():
+        bias = module.relative_bias if isinstance(module, layers.Attention) else None
+        if bias is not None and not bias.shared:
+            first.setdefault(bias.name, bias)
+        elif bias is not None and bias.name in first:
+            module.relative_bias = first[bias.name]
+        elif bias is not None:
+            raise InputError(f"{bias.name} is shared and no earlier layer has it: give the first one its own")
 
 
 def build(arch: Architecture, *, seed: int = 0, device: str = "cpu", dtype: str = "float32") -> Model:
@@ -121,66 +178,7 @@ def build(arch: Architecture, *, seed: int = 0, device: str = "cpu", dtype: str 
     else:
         model = _transformer(arch)
     model.to(where, torch_dtype(dtype, where))
+    check_names(arch.name, model)
     draw(named_parameters(model), seed_number(seed))
+    open_streams(dropouts(model), seed)
     return model
-
-
-def _stacks(model: Model) -> list[tuple[str, layers.Transformer]]:
-    if isinstance(model, layers.EncoderDecoder):
-        return [("encoder.", model.encoder), ("decoder.", model.decoder)]
-    return [("", model)]
-
-
-def _named_modules(model: Model) -> Iterator[tuple[int, str, nn.Module]]:
-    for prefix, stack in _stacks(model):
-        yield 0, f"{prefix}embedding", stack.embedding
-        for layer, block in enumerate(stack.layers, start=1):
-            for module in block.modules():
-                if isinstance(module, layers.NAMED):
-                    yield layer, prefix + module.name, module
-        yield len(stack.layers) + 1, f"{prefix}final_norm", stack.final_norm
-        yield len(stack.layers) + 1, f"{prefix}head", stack.head
-
-
-def points(model: Model) -> list[tuple[ops.ParameterKey, nn.Module]]:
-    """List the points at which hidden states are recorded: the outputs of the named modules below the head.
-
-    Args:
-        model: A model made by `build`.
-
-    Returns:
-        (key, module whose output it is); the output of the embedding, or the input where there is none, is
-        called ``input``.
-    """
-    return [
-        (ops.ParameterKey(layer, name.replace("embedding", "input"), "activation"), module)
-        for layer, name, module in _named_modules(model)
-        if layer == 0 or isinstance(module, layers.NAMED)
-    ]
-
-
-def named_parameters(model: Model) -> list[NamedParameter]:
-    """List every parameter with its key columns and the law from which it is drawn.
-
-    Args:
-        model: A model made by `build`.
-
-    Returns:
-        One entry per tensor, in the order of the layers.
-
-    Example:
-        >>> import meanfield as mf
-        >>> [p.key.module for p in named_parameters(build(mf.paper_pre_ln(width=8, depth=1)))][:4]
-        ['norm1', 'norm1', 'attention.v', 'norm2']
-    """
-    found = []
-    for layer, name, module in _named_modules(model):
-        if isinstance(module, layers.Residual):  # its branch is named itself
-            continue
-        for path, leaf in module.named_modules():
-            if not isinstance(leaf, layers.DRAWN):
-                continue
-            for parameter, tensor in leaf.named_parameters(recurse=False):
-                key = ops.ParameterKey(layer, f"{name}.{path}" if path else name, parameter)
-                found.append(NamedParameter(key, tensor, leaf.laws[parameter]))
-    return found

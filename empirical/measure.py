@@ -8,13 +8,16 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-import torch
+from numpy.typing import ArrayLike
 
 from empirical.build import Architecture, build
+from empirical.layers import Head
+from empirical.losses import READ_THE_HEAD
 from empirical.probe import GRADIENTS, MOMENTS, Probe, Values, one_thread, recorded
-from empirical.setting import KEYS, Setting, seed_list
+from empirical.setting import KEYS, Setting, conditions, seed_list
 from meanfield import ops
 from meanfield.errors import InputError
+from meanfield.predict import check_architecture
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,9 @@ def measure(
     loss: str = "linear",
     minibatches: int = 1,
     label_smoothing: float = 0.0,
+    ids: ArrayLike | None = None,
+    gram: ArrayLike | None = None,
+    padding: ArrayLike | None = None,
     device: str = "cpu",
     dtype: str = "float32",
     progress: Callable[[int], None] | None = None,
@@ -74,16 +80,22 @@ def measure(
 
     Weights, inputs and targets are drawn anew for every seed, inputs and targets for every mini-batch too:
     vectors N(0, I), or uniform ids where there is an embedding. A seed gives the same numbers in any company.
-    With the linear loss the head has no gradient and no rows.
+    Dropout drops. With a loss on hidden states the head has no gradient and no rows; a tied head has none of
+    its own: its table is the embedding's.
 
     Args:
         arch: The architecture.
         tokens: Tokens in a sequence, of source and target alike.
         batch: Sequences in a mini-batch.
         seeds: Distinct integers of at least 0.
-        loss: ``"linear"`` (`empirical.losses.linear`) or ``"cross_entropy"``, which needs a head.
+        loss: ``"linear"`` or ``"mse"``, on hidden states, or ``"cross_entropy"``, which needs a head; see
+            `empirical.losses`.
         minibatches: Mini-batches per seed.
         label_smoothing: For cross entropy.
+        ids: Ids in place of random ones, (batch, tokens), for all seeds, and for source and target alike.
+        gram: Covariance G of a coordinate of the T = batch * tokens input vectors, (T, T), in place of I: the
+            input is R Z with R R^T = G and Z standard normal.
+        padding: Which tokens are real, (batch, tokens) of bool; losses and moments average over those alone.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         dtype: ``"float32"``, ``"float64"`` or ``"bfloat16"``.
         progress: Called with the number of seeds finished since the last call.
@@ -92,7 +104,7 @@ def measure(
         The measurement.
 
     Raises:
-        InputError: If the setting cannot be measured, or a loss or gradient is not finite.
+        InputError: If the setting or what is fixed cannot be measured, or a loss or gradient is not finite.
 
     Source:
         xiong2020, Sec. 3.3 ("expected gradient": average the gradient, then take the norm).
@@ -106,14 +118,13 @@ def measure(
     """
     setting = Setting(tokens, batch, loss, minibatches, label_smoothing, device, dtype)
     seeds = seed_list(seeds)
+    fixed = conditions(check_architecture(arch), setting, ids=ids, gram=gram, padding=padding)
     model = build(arch, seed=seeds[0], device=setting.device, dtype=dtype)
-    if loss == "cross_entropy" and isinstance(model.head, torch.nn.Identity):
-        raise InputError(
-            f"loss='cross_entropy' needs an output head and {arch.name} has none: give vocab=..."
-        )
+    if loss in READ_THE_HEAD and not isinstance(model.head, Head):
+        raise InputError(f"loss={loss!r} needs an output head and {arch.name} has none: give vocab=...")
     rows = []
     with recorded(model) as outputs, one_thread():
-        probe = Probe(arch, model, setting, outputs)
+        probe = Probe(arch, model, setting, outputs, fixed)
         for seed in seeds:
             rows.append(probe.sample(seed))
             if progress is not None:

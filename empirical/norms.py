@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from empirical.build import Architecture, build, build_op, named_parameters
+from empirical.build import Architecture, build, build_op
 from empirical.device import torch_device, torch_dtype
 from empirical.draws import draw, normal, stream
-from empirical.probe import Inputs, one_thread, recorded
+from empirical.inputs import Inputs
+from empirical.names import dropouts, named_parameters, open_streams
+from empirical.probe import one_thread, recorded
 from empirical.setting import KEYS, Setting, seed_list
 from meanfield import ops
 from meanfield.errors import InputError
@@ -58,10 +60,11 @@ def token_norms(
     with recorded(model) as outputs, one_thread(), torch.no_grad():
         for seed in seeds:
             draw(parameters, seed)
+            open_streams(dropouts(model), seed)
             outputs.clear()
             model.hidden(*Inputs(arch, seed, parameters[0].tensor).draw(setting.batch, setting.tokens))
             keys = keys or list(outputs)
-            squares = [x.flatten(0, 1).float().square().mean(1) for x in outputs.values()]
+            squares = [x.flatten(2).flatten(0, 1).float().square().mean(1) for x in outputs.values()]
             values.append(torch.stack(squares).cpu().numpy())  # (points, batch * tokens)
     per_point = setting.batch * setting.tokens
     rows = [key for key in keys for _ in range(per_point)]

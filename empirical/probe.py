@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,11 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from empirical.build import Architecture, Model, named_parameters, points
+from empirical.build import Architecture
 from empirical.device import torch_dtype
-from empirical.draws import draw, normal, stream
-from empirical.losses import LOSSES
-from empirical.setting import Setting
+from empirical.draws import draw, stream
+from empirical.inputs import Inputs
+from empirical.layers import Context
+from empirical.losses import LOSSES, READ_THE_HEAD
+from empirical.names import Model, dropouts, named_parameters, open_streams, points
+from empirical.setting import Conditions, Setting
 from meanfield import ops
 from meanfield.errors import InputError
 
@@ -63,41 +67,6 @@ def recorded(model: Model) -> Iterator[dict[ops.ParameterKey, Tensor]]:
             handle.remove()
 
 
-class Inputs:
-    """Random inputs of one seed, mini-batch after mini-batch: k batches of B are one batch of k B.
-
-    Args:
-        arch: The architecture, which says whether inputs are vectors or ids.
-        seed: The seed of the run.
-        like: Gives dtype and device.
-    """
-
-    def __init__(self, arch: Architecture, seed: int, like: Tensor) -> None:
-        stacks = [arch.encoder, arch.decoder] if isinstance(arch, ops.EncoderDecoder) else [arch]
-        self.streams = [(stack, stream(seed, f"input{k}")) for k, stack in enumerate(stacks)]
-        self.like = like
-
-    def draw(self, batch: int, tokens: int) -> list[Tensor]:
-        """Draw the next mini-batch.
-
-        Args:
-            batch: Sequences.
-            tokens: Tokens in a sequence.
-
-        Returns:
-            The arguments of the model.
-        """
-        inputs = []
-        for stack, generator in self.streams:
-            if stack.embedding is None:
-                x = normal(generator, (batch, tokens, stack.width), self.like).requires_grad_()
-            else:
-                ids = generator.integers(stack.embedding.vocab, size=(batch, tokens))
-                x = torch.from_numpy(ids).to(self.like.device)
-            inputs.append(x)  # (batch, tokens, width) or (batch, tokens)
-        return inputs
-
-
 class Probe:
     """One built model, measured at one seed after another.
 
@@ -106,16 +75,32 @@ class Probe:
         model: The model built from it.
         setting: What is measured.
         outputs: Where `recorded` puts hidden states.
+        fixed: What is held fixed over seeds.
     """
 
     def __init__(
-        self, arch: Architecture, model: Model, setting: Setting, outputs: dict[ops.ParameterKey, Tensor]
+        self,
+        arch: Architecture,
+        model: Model,
+        setting: Setting,
+        outputs: dict[ops.ParameterKey, Tensor],
+        fixed: Conditions,
     ) -> None:
-        self.arch, self.model, self.setting, self.outputs = arch, model, setting, outputs
+        self.arch, self.model, self.setting, self.outputs, self.fixed = arch, model, setting, outputs, fixed
         self.all_parameters = named_parameters(model)
-        unread = list(model.head.parameters()) if setting.loss == "linear" else []
+        self.dropouts = dropouts(model)
+        # A tied head has no parameter of its own: its table is the embedding's.
+        linear = getattr(model.head, "linear", None)
+        unread = [] if linear is None or setting.loss in READ_THE_HEAD else list(linear.parameters())
         self.parameters = [p for p in self.all_parameters if not any(p.tensor is q for q in unread)]
         self.keys: list[ops.ParameterKey] = []
+        real = (
+            np.ones((setting.batch, setting.tokens), dtype=bool) if fixed.padding is None else fixed.padding
+        )
+        self.counts = _counts(real)
+        self.padding = None
+        if fixed.padding is not None:
+            self.padding = torch.from_numpy(fixed.padding).to(self.all_parameters[0].tensor.device)
 
     def sample(self, seed: int) -> Values:
         """Draw the model for a seed and measure it.
@@ -128,14 +113,15 @@ class Probe:
         """
         setting, k = self.setting, self.setting.minibatches
         draw(self.all_parameters, seed)
-        inputs = Inputs(self.arch, seed, self.parameters[0].tensor)
+        open_streams(self.dropouts, seed)
+        inputs = Inputs(self.arch, seed, self.parameters[0].tensor, self.fixed)
         targets = stream(seed, "target")
         norms, moments = [], []
         total: list[Tensor] = []
         for _ in range(k):
             gradients, sums = self._backward(inputs.draw(setting.batch, setting.tokens), targets)
             norms.append(frobenius_norms(gradients))
-            moments.append(_moments(sums, setting.batch, setting.tokens))
+            moments.append(_moments(sums, self.counts))
             if k > 1:
                 gradients = [g.float() if g.dtype == torch.bfloat16 else g for g in gradients]
                 total = [t + g for t, g in zip(total, gradients, strict=True)] if total else gradients
@@ -169,16 +155,20 @@ class Probe:
     def _backward(self, inputs: list[Tensor], targets: np.random.Generator) -> tuple[list[Tensor], Tensor]:
         """Run one mini-batch: the gradient of every parameter, and the sums of `_sums` at every point."""
         self.outputs.clear()
-        hidden = self.model.hidden(*inputs)
+        hidden = self.model.hidden(*inputs, context=Context(self.padding))
+        if self.padding is not None:
+            hidden = hidden[self.padding][None]  # (1, real tokens, width)
         loss = LOSSES[self.setting.loss](hidden, self.model.head, targets, self.setting.label_smoothing)
         if not self.keys:  # the order of computation is known once the model has run
             self.keys = [p.key for p in self.parameters] + list(self.outputs)
         states = list(self.outputs.values())
         gradients = torch.autograd.grad(loss, [p.tensor for p in self.parameters] + states)
         split = len(self.parameters)
-        width = hidden.shape[2]
-        sums = torch.stack([_sums([x.detach() for x in states]), width * _sums(list(gradients[split:]))], 1)
-        return list(gradients[:split]), sums  # (points, 2, 3)
+        forward = _sums([x.detach() for x in states], self.padding)
+        backward = _sums(list(gradients[split:]), self.padding)
+        widths = torch.tensor([x[0, 0].numel() for x in states]).to(forward)  # (points,)
+        sums = torch.stack([forward, widths[:, None] * backward], 1)  # (points, 2, 3)
+        return list(gradients[:split]), sums
 
 
 def frobenius_norms(gradients: list[Tensor]) -> Values:
@@ -204,25 +194,36 @@ def frobenius_norms(gradients: list[Tensor]) -> Values:
     return host
 
 
-def _sums(states: list[Tensor]) -> Tensor:
-    """Square norms per coordinate of the tokens, of their sums by sequence, and of the sum of all."""
+def _sums(states: list[Tensor], padding: Tensor | None) -> Tensor:
+    """Square norms per coordinate of the real tokens, of their sums by sequence, and of the sum of all."""
     dtype = torch.float32 if states[0].device.type == "mps" else torch.float64
     sums = []
-    for start in range(0, len(states), 64):  # some at a time: fewer calls, and copies of some states alone
-        x = torch.stack(states[start : start + 64]).to(dtype)  # (points, batch, tokens, width)
-        by_sequence = x.sum(2)  # (points, batch, width)
-        levels = (x, by_sequence, by_sequence.sum(1))
-        squares = [torch.linalg.vector_norm(level.flatten(1), dim=1) ** 2 for level in levels]
-        sums.append(torch.stack(squares, 1) / x.shape[3])
+    for _, run in itertools.groupby(states, lambda x: x.shape):  # neighbours of one shape at once
+        alike = list(run)
+        for start in range(0, len(alike), 64):  # some at a time: fewer calls, and copies of some states alone
+            x = torch.stack(alike[start : start + 64]).to(dtype).flatten(3)  # (points, batch, tokens, width)
+            if padding is not None:
+                x = x * padding[:, :, None]
+            by_sequence = x.sum(2)  # (points, batch, width)
+            levels = (x, by_sequence, by_sequence.sum(1))
+            squares = [torch.linalg.vector_norm(level.flatten(1), dim=1) ** 2 for level in levels]
+            sums.append(torch.stack(squares, 1) / x.shape[3])
     return torch.cat(sums)  # (points, 3)
 
 
-def _moments(sums: Tensor, batch: int, tokens: int) -> Values:
+def _counts(real: NDArray[np.bool_]) -> tuple[int, int, int]:
+    """Count real tokens, ordered pairs of them within sequences, and ordered pairs across sequences."""
+    by_sequence = real.sum(1)
+    total, same = int(by_sequence.sum()), int((by_sequence**2).sum())
+    return total, same - total, total**2 - same
+
+
+def _moments(sums: Tensor, counts: tuple[int, int, int]) -> Values:
     """Turn sums into averages over tokens, over pairs within a sequence and over pairs across sequences."""
     token, sequence, everything = np.moveaxis(sums.cpu().numpy().astype(np.float64), 2, 0)  # each (points, 2)
-    same, across = batch * tokens * (tokens - 1), batch * (batch - 1) * tokens**2  # ordered pairs
+    total, same, across = counts
     nothing = np.full_like(token, np.nan)
-    q = token / (batch * tokens)
+    q = token / total
     cov = (sequence - token) / same if same else nothing
     cov_across = (everything - sequence) / across if across else nothing
     return np.stack([q, cov, cov_across], axis=2).reshape(len(q), len(MOMENTS))

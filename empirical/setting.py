@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 
 from empirical.build import Architecture
 from empirical.device import torch_device, torch_dtype
@@ -29,7 +32,7 @@ class Setting:
     Args:
         tokens: Tokens in a sequence.
         batch: Sequences in a mini-batch.
-        loss: ``"linear"`` or ``"cross_entropy"``.
+        loss: ``"linear"``, ``"mse"`` or ``"cross_entropy"``.
         minibatches: Mini-batches per seed, all on the same weights.
         label_smoothing: For cross entropy, in [0, 1).
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
@@ -81,6 +84,120 @@ class Setting:
             self.minibatches, self.dtype,
         )  # fmt: skip
         return dict(zip(SETTING_KEYS, values, strict=True))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conditions:
+    """What is held fixed over seeds; None where it is drawn or absent.
+
+    Args:
+        ids: Tokens of the input, (batch, tokens), of source and target alike.
+        root: R of the T = batch * tokens input vectors R Z, Z standard normal, (T, T).
+        padding: Which tokens are real, (batch, tokens).
+    """
+
+    ids: NDArray[np.int64] | None = None
+    root: NDArray[np.float64] | None = None
+    padding: NDArray[np.bool_] | None = None
+
+
+def conditions(
+    arch: Architecture,
+    setting: Setting,
+    *,
+    ids: ArrayLike | None = None,
+    gram: ArrayLike | None = None,
+    padding: ArrayLike | None = None,
+) -> Conditions:
+    """Check what is held fixed over seeds.
+
+    Args:
+        arch: The architecture.
+        setting: Says how many tokens and sequences there are.
+        ids: Integers from 0 to vocab - 1, (batch, tokens).
+        gram: Covariance of a coordinate of the T = batch * tokens input vectors, (T, T).
+        padding: Booleans, True for a real token, (batch, tokens).
+
+    Returns:
+        The same as arrays, and a root of the Gram matrix.
+
+    Raises:
+        InputError: If a shape or type is wrong, an id is not in the vocabulary, the matrix is no Gram matrix,
+            a sequence has no real token, or the input is of the other kind.
+    """
+    shape = setting.batch, setting.tokens
+    stacks = (arch.encoder, arch.decoder) if isinstance(arch, ops.EncoderDecoder) else (arch,)
+    vocab = min((stack.embedding.vocab for stack in stacks if stack.embedding is not None), default=None)
+    checked: dict[str, NDArray[Any]] = {}
+    if ids is not None:
+        if vocab is None:
+            raise InputError(
+                f"ids mean nothing for {arch.name}, whose input is vectors: give gram, or vocab=..."
+            )
+        checked["ids"] = _shaped("ids", ids, shape)
+        if checked["ids"].dtype.kind not in "iu":
+            raise InputError(f"ids are of type {checked['ids'].dtype}: give integers")
+        if checked["ids"].min() < 0 or checked["ids"].max() >= vocab:
+            wrong = next(i for i in checked["ids"].flat if not 0 <= i < vocab)
+            raise InputError(f"id {wrong} is not in a vocabulary of {vocab}: give ids from 0 to {vocab - 1}")
+        checked["ids"] = checked["ids"].astype(np.int64)
+    if gram is not None:
+        if vocab is not None:
+            raise InputError(f"gram means nothing for {arch.name}, whose input is embedded ids: give ids")
+        values, vectors = np.linalg.eigh(check_gram(gram, setting.batch * setting.tokens))
+        checked["root"] = vectors * np.sqrt(np.maximum(values, 0))
+    if padding is not None:
+        checked["padding"] = _shaped("padding", padding, shape)
+        if checked["padding"].dtype.kind != "b":
+            raise InputError(
+                f"padding is of type {checked['padding'].dtype}: give booleans, True = real token"
+            )
+        if not checked["padding"].any(axis=1).all():
+            row = int(np.argmin(checked["padding"].any(axis=1)))
+            raise InputError(f"padding leaves sequence {row} without a real token: keep at least one")
+    return Conditions(**checked)
+
+
+def check_gram(gram: ArrayLike, size: int) -> NDArray[np.float64]:
+    """Check a Gram matrix: square, finite, symmetric and positive semidefinite up to rounding.
+
+    Args:
+        gram: The matrix.
+        size: Number of its rows.
+
+    Returns:
+        The matrix in float64.
+
+    Raises:
+        InputError: If it is none.
+
+    Example:
+        >>> check_gram([[1, 0.5], [0.5, 1]], 2).tolist()
+        [[1.0, 0.5], [0.5, 1.0]]
+    """
+    matrix = _shaped("gram", gram, (size, size))
+    if matrix.dtype.kind not in "fiu" or not np.isfinite(matrix).all():
+        raise InputError("gram has an entry that is no finite real number: give a Gram matrix of the tokens")
+    matrix = matrix.astype(np.float64)
+    scale = float(np.abs(matrix).max())
+    if np.abs(matrix - matrix.T).max() > 1e-9 * scale:
+        raise InputError("gram is not symmetric: give <x_i, x_j>/d, which is equal to <x_j, x_i>/d")
+    lowest = float(np.linalg.eigvalsh(matrix)[0])
+    if lowest < -1e-9 * scale:
+        raise InputError(
+            f"gram has the eigenvalue {lowest:.3g}: give a positive semidefinite matrix, such as X X^T / d"
+        )
+    return matrix
+
+
+def _shaped(what: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any]:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"{what} is ragged: give an array of shape {shape}") from error
+    if array.shape != shape:
+        raise InputError(f"{what} has shape {array.shape}: give an array of shape {shape}")
+    return array
 
 
 def seed_list(seeds: Iterable[int]) -> list[int]:

@@ -10,8 +10,9 @@ from torch import nn
 
 import meanfield as mf
 from empirical import build
-from empirical.build import build_op, named_parameters, points
-from empirical.layers import Attention, EncoderDecoder, Transformer
+from empirical.build import build_op
+from empirical.layers import Attention, Context, EncoderDecoder, Transformer
+from empirical.names import named_parameters, points
 from meanfield import ops
 from meanfield.errors import InputError, MissingRuleError
 
@@ -121,8 +122,8 @@ def test_cross_attention_reads_the_memory() -> None:
         reference.out_proj.weight.copy_(weights["o.weight"])
         reference.in_proj_bias.zero_()
         reference.out_proj.bias.zero_()
-    assert closeness(cross(y, memory), reference(y, memory, memory)[0])
-    assert not closeness(cross(y, memory), reference(y, y, y)[0])
+    assert closeness(cross(y, Context(memory=memory)), reference(y, memory, memory)[0])
+    assert not closeness(cross(y, Context(memory=memory)), reference(y, y, y)[0])
     assert model(source, target).shape == (BATCH, TOKENS, 11)
     assert not closeness(model(source, target), model((source + 1) % 11, target))
     with pytest.raises(InputError, match="got no memory"):

@@ -9,8 +9,8 @@ from scipy import stats
 
 import meanfield as mf
 from empirical import build, draws
-from empirical.build import named_parameters
 from empirical.draws import NamedParameter, draw
+from empirical.names import named_parameters
 from meanfield.ops import Draw, Law, ParameterKey
 
 N = 200 * 300

@@ -10,10 +10,12 @@ import torch
 
 import meanfield as mf
 from empirical import Measurement, build, draws, ensemble, token_norms
-from empirical.build import Architecture, Model, named_parameters
+from empirical.build import Architecture
 from empirical.draws import stream
+from empirical.inputs import Inputs
 from empirical.losses import LOSSES
-from empirical.probe import MOMENTS, Inputs, one_thread, recorded
+from empirical.names import Model, named_parameters
+from empirical.probe import MOMENTS, one_thread, recorded
 from empirical.setting import KEYS
 from meanfield.errors import InputError, UnknownNameError
 from meanfield.initialization import Sizes, initialization
