@@ -1,0 +1,218 @@
+"""Attention between its projections: heads, positions, scores, weights and the mixing, with exact gradients.
+
+Heads are laid out as (seeds, batch, heads, tokens, head size). Query heads that share a key head lie one
+after another, so that their tokens may be read as more tokens of one head.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from meanfield.errors import InputError
+from meanfield.ops import Attention, RelativeBias, Rotary
+from meanfield.weight_free.backend import Array
+from meanfield.weight_free.run import Run, Table, squared
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """What the backward pass through the weights needs."""
+
+    q: Array | None
+    k: Array | None
+    v: Array
+    weights: Array
+    kept: Array | None
+    slope: Array | None
+
+
+def split(x: Array, heads: int, run: Run) -> Array:
+    """(seeds, T, heads * size) -> (seeds, batch, heads, tokens, size)."""
+    x = run.xp.reshape(x, (x.shape[0], run.batch, -1, heads, x.shape[-1] // heads))
+    return run.xp.permute_dims(x, (0, 1, 3, 2, 4))
+
+
+def join(x: Array, run: Run) -> Array:
+    """(seeds, batch, heads, tokens, size) -> (seeds, T, heads * size)."""
+    seeds, batch, heads, tokens, size = x.shape
+    return run.xp.reshape(run.xp.permute_dims(x, (0, 1, 3, 2, 4)), (seeds, batch * tokens, heads * size))
+
+
+def turn(rotary: Rotary, x: Array, run: Run, *, back: bool = False) -> Array:
+    """Turn plane m of each head by the angle t base^(-2m/r) at position t, or back by it.
+
+    Args:
+        rotary: Share of the coordinates that turn, and the base.
+        x: Heads (seeds, batch, heads, tokens, size).
+        run: The pass.
+        back: Whether to turn the other way, as gradients do.
+
+    Returns:
+        The turned heads.
+
+    Source:
+        su2021, Eq. (34); coordinates m and m + r/2 make a plane.
+    """
+    xp, size = run.xp, x.shape[-1]
+    half = int(rotary.fraction * size) // 2
+    angle = np.arange(x.shape[-2])[:, None] * float(rotary.base) ** (-np.arange(half) / max(half, 1))
+    cos, sin = (run.backend.asarray(f(angle)) for f in (np.cos, np.sin))
+    sin = -sin if back else sin
+    a, b = x[..., :half], x[..., half : 2 * half]
+    return xp.concat([a * cos - b * sin, a * sin + b * cos, x[..., 2 * half :]], axis=-1)
+
+
+def mix(op: Attention, q: Array | None, k: Array | None, v: Array, run: Run) -> tuple[Array, Mixed]:
+    """Mix values by the softmax of scores.
+
+        weights = dropout(softmax(mask(c tanh((score_scale q k^T + bias) / c)))),  y = weights v
+
+    Args:
+        op: The attention op.
+        q: Query heads; None for uniform attention.
+        k: Key heads; None for uniform attention.
+        v: Value heads.
+        run: The pass.
+
+    Returns:
+        Mixed heads (seeds, batch, heads, tokens, value size), and what the backward pass needs.
+    """
+    xp = run.xp
+    slope: Array | None = None
+    shape = (v.shape[0], run.batch, op.heads, run.tokens, v.shape[-2])
+    if q is None or k is None:
+        s = xp.zeros((1, 1, 1, *shape[3:]), dtype=v.dtype)
+    else:
+        s = float(op.score_scale) * xp.reshape(_grouped(q, op, xp) @ xp.matrix_transpose(k), shape)
+    if op.relative_bias is not None:
+        s = s + _bias(op.relative_bias, op, run)
+    if op.softcap is not None:
+        t = xp.tanh(s / float(op.softcap))
+        s, slope = float(op.softcap) * t, 1 - t * t
+    mask = _mask(op, shape[-1], run)
+    if mask is not None:
+        s = xp.where(mask, s, -xp.inf)
+    weights = xp.exp(s - xp.max(s, axis=-1, keepdims=True))
+    weights = weights / xp.sum(weights, axis=-1, keepdims=True)
+    kept = run.keep(float(op.dropout), shape[1:]) if op.dropout else None
+    used = xp.broadcast_to(weights if kept is None else weights * kept, shape)
+    y = xp.reshape(_grouped(used, op, xp) @ v, (*shape[:4], v.shape[-1]))
+    return y, Mixed(q, k, v, weights, kept, slope)
+
+
+def mix_back(op: Attention, saved: Mixed, g: Array, run: Run) -> tuple[Array | None, Array | None, Array]:
+    """Carry the gradient of mixed heads back to queries, keys and values.
+
+        dS = weights o (dW - sum_j weights_j dW_j),  dW = g v^T
+
+    Args:
+        op: The attention op.
+        saved: From the forward pass.
+        g: Gradient of the mixed heads.
+        run: The pass.
+
+    Returns:
+        The gradients of query, key and value heads.
+    """
+    xp, v = run.xp, saved.v
+    shape = (*g.shape[:4], v.shape[-2])
+    weights, kept = saved.weights, saved.kept
+    used = xp.broadcast_to(weights if kept is None else weights * kept, shape)
+    grouped = _grouped(g, op, xp)
+    of_v = xp.matrix_transpose(_grouped(used, op, xp)) @ grouped
+    if saved.q is None or saved.k is None:
+        return None, None, of_v
+    of_weights = xp.reshape(grouped @ xp.matrix_transpose(v), shape)
+    if kept is not None:
+        of_weights = of_weights * kept
+    ds = weights * of_weights
+    ds = ds - weights * xp.sum(ds, axis=-1, keepdims=True)
+    if saved.slope is not None:
+        ds = ds * saved.slope
+    if op.relative_bias is not None:
+        _bias_back(op.relative_bias, ds, run)
+    ds = float(op.score_scale) * _grouped(ds, op, xp)
+    of_q = xp.reshape(ds @ saved.k, saved.q.shape)
+    return of_q, xp.matrix_transpose(ds) @ _grouped(saved.q, op, xp), of_v
+
+
+def _grouped(x: Array, op: Attention, xp: Any) -> Array:
+    """(..., heads, tokens, size) -> (..., kv_heads, group * tokens, size)."""
+    if op.heads == op.kv_heads:
+        return x
+    return xp.reshape(x, (x.shape[0], x.shape[1], op.kv_heads, -1, x.shape[-1]))
+
+
+def _mask(op: Attention, keys: int, run: Run) -> Array | None:
+    """(1, batch or 1, 1, tokens, keys), True where a key is seen; None where all are."""
+    hidden = None if op.cross else run.hidden
+    if not op.masked and hidden is None:
+        return None
+    key = (op.causal, op.window, op.cross)
+    if key not in run.masks:
+        gap = np.arange(run.tokens)[:, None] - np.arange(keys)  # (tokens, keys), i - j
+        seen = np.ones(gap.shape, dtype=bool)
+        if op.causal:
+            seen &= gap >= 0
+        if op.window is not None:
+            seen &= np.abs(gap) < op.window
+        seen = seen[None] if hidden is None else seen & ~hidden[:, None, :]
+        if not seen.any(-1).all():
+            raise InputError(
+                "padding leaves a token nothing to attend to: pad at the end, or leave out the mask of "
+                f"{op.name}"
+            )
+        run.masks[key] = run.backend.asarray(seen[None, :, None])
+    return run.masks[key]
+
+
+def _buckets(bias: RelativeBias, tokens: int) -> np.ndarray:
+    """Bucket of each (query i, key j): T5's function of j - i. Source: raffel2020."""
+    distance = np.arange(tokens) - np.arange(tokens)[:, None]
+    buckets, first = bias.buckets, np.zeros((tokens, tokens), dtype=int)
+    if bias.bidirectional:
+        buckets //= 2
+        first += buckets * (distance > 0)
+        distance = np.abs(distance)
+    else:
+        distance = np.maximum(-distance, 0)
+    exact = buckets // 2
+    far = np.log(np.maximum(distance, 1) / max(exact, 1)) / math.log(bias.max_distance / max(exact, 1))
+    large = np.minimum(exact + (far * (buckets - exact)).astype(int), buckets - 1)
+    return first + np.where(distance < exact, distance, large)
+
+
+def _one_hot(bias: RelativeBias, run: Run) -> Array:
+    """(tokens^2, buckets)."""
+    key = (bias.buckets, bias.max_distance, bias.bidirectional)
+    if key not in run.masks:
+        bucket = _buckets(bias, run.tokens)
+        run.masks[key] = run.backend.asarray(np.eye(bias.buckets)[bucket.reshape(-1)])
+    return run.masks[key]
+
+
+def _bias(bias: RelativeBias, op: Attention, run: Run) -> Array:
+    """Scores' term b[bucket, head], (seeds, 1, heads, tokens, tokens)."""
+    xp, name = run.xp, run.prefix + bias.name
+    if not bias.shared:
+        values = run.draw(bias.weight, bias.buckets, op.heads)
+        run.tables[name] = Table(run.layer, values, xp.zeros_like(values))
+    elif name not in run.tables:
+        raise InputError(f"{bias.name} is shared, and no earlier layer has it: let the first one own it")
+    term = _one_hot(bias, run) @ run.tables[name].values  # (seeds, tokens^2, heads)
+    term = xp.reshape(term, (run.seeds, 1, run.tokens, run.tokens, op.heads))
+    return xp.permute_dims(term, (0, 1, 4, 2, 3))
+
+
+def _bias_back(bias: RelativeBias, ds: Array, run: Run) -> None:
+    """Add the gradient of the table; the layer that owns it notes the sum, after all that share it."""
+    xp, table = run.xp, run.tables[run.prefix + bias.name]
+    flat = xp.permute_dims(xp.sum(ds, axis=1), (0, 2, 3, 1))  # (seeds, tokens, tokens, heads)
+    flat = xp.reshape(flat, (ds.shape[0], -1, ds.shape[2]))
+    table.gradient = table.gradient + xp.matrix_transpose(_one_hot(bias, run)) @ flat
+    if not bias.shared:
+        run.add(bias.name, "weight", squared(table.gradient, xp))

@@ -1,0 +1,214 @@
+"""Backward rules: the gradient before an op from that after it; squared norms of parameters are noted."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+from meanfield import ops
+from meanfield.errors import MissingRuleError
+from meanfield.weight_free import attention
+from meanfield.weight_free.backend import Array
+from meanfield.weight_free.forward import Saved
+from meanfield.weight_free.linear import Projected, note, project_back
+from meanfield.weight_free.run import Run, squared
+
+INTERPRETER = "weight_free.backward"
+
+
+@singledispatch
+def backward(op: ops.Op, saved: Saved, g: Array, run: Run) -> Array:
+    """Carry a gradient back through an op.
+
+    Args:
+        op: The op; its type selects the rule.
+        saved: From the forward rule.
+        g: Gradient of the op's output.
+        run: The pass.
+
+    Raises:
+        MissingRuleError: If there is no rule for this op.
+    """
+    raise MissingRuleError(op, INTERPRETER)
+
+
+def _through(module: str, saved: Projected, gradients: dict[str, Array], run: Run) -> Array:
+    g, squares = project_back(saved, gradients, run)
+    note(module, saved, gradients, squares, run)
+    return g
+
+
+@backward.register
+def _linear(op: ops.Linear, saved: Saved, g: Array, run: Run) -> Array:
+    """G W^T given X and X W. Source: definition."""
+    return _through("linear", saved, {"": g}, run)
+
+
+@backward.register
+def _norm(op: ops.Norm, saved: Saved, g: Array, run: Run) -> Array:
+    """(g - x^ mean(g x^) [- mean(g)]) / sqrt(mean square + eps). Source: xiong2020, Lemma 3."""
+    xp = run.xp
+    y, inverse = saved
+    product = g * y
+    if op.affine:
+        if op.has_shift:
+            run.add(op.name, "bias", _over_tokens(g, run))
+        run.add(op.name, "weight", _over_tokens(product, run))
+    before = g - y * xp.mean(product, axis=-1, keepdims=True)
+    if op.kind == "layernorm":
+        before = before - xp.mean(g, axis=-1, keepdims=True)
+    return before * inverse
+
+
+def _over_tokens(x: Array, run: Run) -> Array:
+    """Sum over tokens (and heads), then over squares of coordinates."""
+    flat = run.xp.reshape(x, (x.shape[0], -1, x.shape[-1]))
+    return squared(run.xp.sum(flat, axis=1), run.xp)
+
+
+@backward.register
+def _gain(op: ops.Gain, saved: Saved, g: Array, run: Run) -> Array:
+    """Times value; a factor sees the sum of g x over all that share it. Source: definition."""
+    xp, size = run.xp, g.shape[-1] // op.width
+    total = xp.reshape(xp.sum(g * saved, axis=1), (g.shape[0], op.width, size))
+    run.add(op.name, "weight", squared(xp.sum(total, axis=-1), xp))
+    return float(op.value) * g
+
+
+@backward.register
+def _scale(op: ops.Scale, saved: Saved, g: Array, run: Run) -> Array:
+    """Times factor. Source: definition."""
+    return float(op.factor) * g
+
+
+@backward.register
+def _dropout(op: ops.Dropout, saved: Saved, g: Array, run: Run) -> Array:
+    """Times the same mask / (1 - rate). Source: definition."""
+    return g if saved is None else g * saved
+
+
+@backward.register
+def _attention(op: ops.Attention, saved: Saved, g: Array, run: Run) -> Array:
+    """The chain rule through mixing and scores. Source: vaswani2017, Eq. (1), differentiated."""
+    read, norms, mixed, inner, output = saved
+    if op.output is not None:
+        g = _through(op.name, output, {"o": g}, run)
+    if op.inner is not None:
+        g = backward(op.inner, inner, g, run)
+    heads = op.value.d_out // (op.kv_heads * (mixed.v.shape[-1])) * op.heads
+    of_q, of_k, of_v = attention.mix_back(op, mixed, attention.split(g, heads, run), run)
+    gradients = {
+        name: _heads_back(op, name, of, norms[name], run)
+        for name, of in (("v", of_v), ("k", of_k), ("q", of_q))
+        if of is not None
+    }
+    sources = [_through(op.name, part, gradients, run) for part in reversed(read)]
+    if not op.cross:
+        return sources[0]
+    assert run.memory is not None
+    run.memory.gradient = run.memory.gradient + sources[0]
+    return sources[1] if len(sources) > 1 else run.xp.zeros_like(g)
+
+
+def _heads_back(op: ops.Attention, name: str, g: Array, saved: Saved, run: Run) -> Array:
+    if op.rotary is not None and name != "v":
+        g = attention.turn(op.rotary, g, run, back=True)
+    norm = {"q": op.query_norm, "k": op.key_norm, "v": op.value_norm}[name]
+    whole = norm is not None and norm.width == g.shape[-1] * g.shape[2]
+    if norm is not None and not whole:
+        g = backward(norm, saved, g, run)
+    g = attention.join(g, run)
+    return backward(norm, saved, g, run) if norm is not None and whole else g
+
+
+@backward.register
+def _feed_forward(op: ops.FeedForward, saved: Saved, g: Array, run: Run) -> Array:
+    """Down, the hidden layer, up (and gate). Source: definition."""
+    read, factors, inner, down = saved
+    g = _through(op.name, down, {"down": g}, run)
+    if op.inner is not None:
+        g = backward(op.inner, inner, g, run)
+    return _through(op.name, read, {name: g * factor for name, factor in factors.items()}, run)
+
+
+@backward.register
+def _residual(op: ops.Residual, saved: Saved, g: Array, run: Run) -> Array:
+    """G of the skip plus that of the branch. Source: definition."""
+    return float(op.skip_scale) * g + backward(op.branch, saved, float(op.branch_scale) * g, run)
+
+
+@backward.register
+def _parallel(op: ops.Parallel, saved: Saved, g: Array, run: Run) -> Array:
+    """Sum over the branches. Source: definition."""
+    parts = list(zip(op.branches, saved, strict=True))
+    return sum(backward(branch, kept, g, run) for branch, kept in reversed(parts))
+
+
+@backward.register
+def _sequential(op: ops.Sequential, saved: Saved, g: Array, run: Run) -> Array:
+    """The last op first. Source: definition."""
+    for child, kept in reversed(list(zip(op.ops, saved, strict=True))):
+        g = backward(child, kept, g, run)
+    return g
+
+
+@backward.register
+def _fork(op: ops.Fork, saved: Saved, g: Array, run: Run) -> Array:
+    """Sum of both streams. Source: definition."""
+    first, second = g
+    return first + second
+
+
+@backward.register
+def _dual_residual(op: ops.DualResidual, saved: Saved, g: Array, run: Run) -> Array:
+    """The branch gets what both streams have of it. Source: definition."""
+    first, second = g
+    saved_branch, saved_norm = saved
+    first = backward(op.norm, saved_norm, first, run)
+    return first + backward(op.branch, saved_branch, first + second, run), second
+
+
+@backward.register
+def _merge(op: ops.Merge, saved: Saved, g: Array, run: Run) -> Array:
+    """(g, the norm's gradient). Source: definition."""
+    return g, backward(op.norm, saved, g, run)
+
+
+@backward.register
+def _repeat(op: ops.Repeat, saved: Saved, g: Array, run: Run) -> Array:
+    """The last layer first. Source: definition."""
+    for kept in reversed(saved):
+        g = backward(op.block, kept, g, run)
+        run.layer -= 1
+    return g
+
+
+@backward.register
+def _embedding(op: ops.Embedding, saved: Saved, g: Array, run: Run) -> Array:
+    """Gradients of tokens of one id add, and those of a tied head to them. Source: definition."""
+    xp, scale = run.xp, float(op.scale)
+    same, tied = saved
+    gram = g @ xp.matrix_transpose(g)
+    square = scale**2 * xp.sum(xp.where(same, gram, xp.zeros_like(gram)), axis=(1, 2))
+    if tied.gradient is not None:
+        index = xp.broadcast_to(tied.slot[:, :, None], g.shape)
+        of_head = xp.take_along_axis(tied.gradient, index, axis=1)
+        square = square + 2 * scale * xp.sum(g * of_head, axis=(1, 2)) + squared(tied.gradient, xp)
+        square = square + tied.others
+    run.add(op.name, "weight", square)
+    return g
+
+
+@backward.register
+def _head(op: ops.Head, saved: Saved, g: Array, run: Run) -> Array:
+    """The map's gradient; that of a tied head is kept for the embedding. Source: definition."""
+    xp = run.xp
+    x, read, slope = saved
+    g = float(op.scale) * (g if slope is None else g * slope)
+    if not op.tied:
+        return _through(op.name, read, {"": g}, run)
+    assert run.tied is not None
+    known, g = g[..., : x.shape[1]], g[..., x.shape[1] :]
+    of_others, squares = project_back(read, {"": g}, run)
+    run.tied.gradient = xp.matrix_transpose(known) @ x
+    run.tied.others = squares[""]
+    return of_others + known @ run.tied.rows

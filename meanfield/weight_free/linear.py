@@ -1,0 +1,159 @@
+"""Fresh Gaussian matrices that are never formed: the two products in which one acts.
+
+With inputs X = R Q, Q of orthonormal rows, and Z, Z' standard normal:
+
+    forward   X W = sqrt(v) R Z,                       Z = Q W / sqrt(v)
+    backward  G W^T = sqrt(v) (G Z^T Q + N (1 - Q^T Q)),  N = D Z',  D D^T = G G^T
+
+The second line splits W into what the forward pass has seen, Q^T Q W, and the rest, which is still free: G
+depends on the rest in no way, so that G times it is Gaussian with covariance G G^T between tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from meanfield.errors import MissingRuleError
+from meanfield.ops import Linear
+from meanfield.weight_free.backend import Array
+from meanfield.weight_free.run import INTERPRETER, Run, squared
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Token rows X = rows @ basis, basis orthonormal: (seeds, T, r) @ (seeds, r, d), r = min(T, d)."""
+
+    gram: Array
+    rows: Array
+    basis: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Projected:
+    """What the backward pass of several maps of the same tokens needs: their span and their normals."""
+
+    maps: dict[str, Linear]
+    span: Span
+    normals: Array
+
+
+def span(x: Array, run: Run) -> Span:
+    """Factorise token rows (seeds, T, d) for the maps that read them."""
+    xp = run.xp
+    gram = x @ xp.matrix_transpose(x)
+    lower, sound = _cholesky(x, gram, run)
+    if xp.all(sound):
+        return Span(gram, lower, xp.linalg.inv(lower) @ x)
+    q, r = xp.linalg.qr(xp.matrix_transpose(x), mode="reduced")
+    rows, basis = xp.matrix_transpose(r), xp.matrix_transpose(q)
+    if xp.any(sound):  # each seed goes its own way, whatever the others do
+        lower = xp.where(sound, lower, rows)
+        basis = xp.where(sound, xp.linalg.inv(xp.where(sound, lower, _unit(lower, xp))) @ x, basis)
+        rows = lower
+    return Span(gram, rows, basis)
+
+
+def _cholesky(x: Array, gram: Array, run: Run) -> tuple[Array, Array]:
+    """Cholesky factor, and for which seeds (seeds, 1, 1) it is as accurate as the root of the precision."""
+    xp = run.xp
+    if x.shape[-2] > x.shape[-1]:
+        return gram, xp.zeros((x.shape[0], 1, 1), dtype=xp.bool)
+    lower = run.backend.cholesky(gram)
+    pivots = xp.linalg.diagonal(lower) ** 2
+    sound = pivots > run.backend.eps**0.5 * xp.linalg.diagonal(gram)  # (seeds, T); False for NaN
+    return lower, xp.all(sound, axis=-1)[:, None, None]
+
+
+def _unit(like: Array, xp: Any) -> Array:
+    return xp.zeros_like(like) + xp.eye(like.shape[-1], dtype=like.dtype)
+
+
+def _root(x: Array, gram: Array, run: Run) -> Array:
+    """Any D with D D^T = gram, which is that of the rows x."""
+    xp = run.xp
+    lower, sound = _cholesky(x, gram, run)
+    if xp.all(sound):
+        return lower
+    _, r = xp.linalg.qr(xp.matrix_transpose(x), mode="reduced")
+    upper = xp.matrix_transpose(r)
+    return xp.where(sound, lower, upper) if xp.any(sound) else upper
+
+
+def project(maps: dict[str, Linear], x: Array | Span, run: Run) -> tuple[dict[str, Array], Projected]:
+    """Apply fresh linear maps to the same tokens.
+
+    Args:
+        maps: Name -> map.
+        x: Token rows (seeds, T, d), or their span where it is known.
+        run: The pass.
+
+    Returns:
+        Name -> mapped tokens (seeds, T, d_out), and what the backward pass needs.
+
+    Raises:
+        MissingRuleError: If the entries of a weight have a mean.
+    """
+    tokens = x if isinstance(x, Span) else span(x, run)
+    normals = run.normal(tokens.basis.shape[-2], sum(op.d_out for op in maps.values()))  # columns of all maps
+    mapped = tokens.rows @ normals
+    outputs, start = {}, 0
+    for name, op in maps.items():
+        if op.weight.mean:
+            raise MissingRuleError(f"weights of mean {op.weight.mean}", INTERPRETER, "give weights of mean 0")
+        y = _deviation(op) * mapped[..., start : start + op.d_out]
+        if op.bias is not None and (op.bias.variance or op.bias.mean):
+            y = y + run.draw(op.bias, 1, op.d_out)
+        outputs[name] = y
+        start += op.d_out
+    return outputs, Projected(maps, tokens, normals)
+
+
+def project_back(saved: Projected, gradients: dict[str, Array], run: Run) -> tuple[Array, dict[str, Array]]:
+    """Draw the gradient of the tokens that `project` has read.
+
+    Args:
+        saved: From the forward pass.
+        gradients: Name -> gradient of the mapped tokens (seeds, T, d_out).
+        run: The pass.
+
+    Returns:
+        The gradient of the tokens (seeds, T, d_in), and name -> ||dL/dW||^2 = <K, H>, with the Gram matrices
+        K of tokens and H of gradients.
+    """
+    xp, tokens = run.xp, saved.span
+    squares, gram = {}, 0.0
+    for name, op in saved.maps.items():
+        of_map = gradients[name] @ xp.matrix_transpose(gradients[name])
+        squares[name] = xp.sum(tokens.gram * of_map, axis=(1, 2))
+        gram = gram + _deviation(op) ** 2 * of_map
+    g = xp.concat([_deviation(op) * gradients[name] for name, op in saved.maps.items()], axis=-1)
+    known = g @ xp.matrix_transpose(saved.normals)
+    if tokens.basis.shape[-2] == tokens.basis.shape[-1]:  # as many tokens as coordinates: all of W is known
+        return known @ tokens.basis, squares
+    root = _root(g, gram, run)
+    free = root @ run.normal(root.shape[-1], tokens.basis.shape[-1])
+    return free + (known - free @ xp.matrix_transpose(tokens.basis)) @ tokens.basis, squares
+
+
+def note(
+    module: str, saved: Projected, gradients: dict[str, Array], squares: dict[str, Array], run: Run
+) -> None:
+    """Note the gradients of weights and biases of maps of a module; a map called ``""`` bears its name.
+
+    Args:
+        module: Name of the module.
+        saved: From the forward pass.
+        gradients: Name -> gradient of the mapped tokens.
+        squares: Name -> ||dL/dW||^2.
+        run: The pass.
+    """
+    for name, op in reversed(saved.maps.items()):
+        part = f"{module}.{name}" if name else module
+        if op.bias is not None:
+            run.add(part, "bias", squared(run.xp.sum(gradients[name], axis=1), run.xp))
+        run.add(part, "weight", squares[name])
+
+
+def _deviation(op: Linear) -> float:
+    return float(op.weight.variance) ** 0.5

@@ -1,0 +1,128 @@
+"""A whole model: inputs, embeddings, layers, head and loss, forward and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meanfield import ops
+from meanfield.weight_free import losses
+from meanfield.weight_free.backend import Array
+from meanfield.weight_free.backward import backward
+from meanfield.weight_free.forward import forward
+from meanfield.weight_free.linear import span
+from meanfield.weight_free.run import Memory, Run
+
+Kept: TypeAlias = list[tuple[int, ops.Op, Any]]
+"""Layer, op and what its forward rule has saved, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a pass is fed with.
+
+    Attributes:
+        loss: Name of the loss.
+        label_smoothing: For cross entropy.
+        root: Root of the T x T Gram matrix of input vectors; None for independent tokens.
+        ids: One (seeds or 1, T) array of ids for each stack.
+        labels: Classes (seeds, T), or None.
+    """
+
+    loss: str
+    label_smoothing: float
+    root: NDArray[Any] | None
+    ids: list[NDArray[Any] | None]
+    labels: NDArray[Any] | None
+
+
+def squares(arch: ops.Transformer | ops.EncoderDecoder, data: Data, run: Run) -> None:
+    """Run a model forward and back; ||dL/dtheta||^2 of every parameter is noted in ``run.squares``.
+
+    Args:
+        arch: The architecture.
+        data: Inputs and targets.
+        run: The pass.
+    """
+    if isinstance(arch, ops.Transformer):
+        y, saved = _up(arch, data.ids[0], data.root, run)
+        _down(saved, _top(arch, y, data, run), run)
+        return
+    run.prefix = "encoder."
+    y, saved = _up(arch.encoder, data.ids[0], None, run)
+    tied = run.tied
+    run.memory = Memory(y, span(y, run), run.xp.zeros_like(y))
+    run.prefix = "decoder."
+    z, saved_decoder = _up(arch.decoder, data.ids[1], None, run)
+    _down(saved_decoder, _top(arch.decoder, z, data, run), run)
+    run.prefix, run.tied = "encoder.", tied
+    _down(saved, run.memory.gradient, run)
+
+
+def _parts(arch: ops.Transformer) -> list[tuple[int, ops.Op]]:
+    """What acts on tokens one after another, from the entry to the last norm, with the layer it starts at."""
+    parts: list[tuple[int, ops.Op]] = [] if arch.entry is None else [(0, arch.entry)]
+    layer = 0
+    for part in arch.layers:
+        parts.append((layer, part))  # a run counts its own layers
+        layer += part.times
+    return parts if arch.final_norm is None else [*parts, (layer + 1, arch.final_norm)]
+
+
+def _embeddings(
+    arch: ops.Transformer, ids: NDArray[Any], run: Run
+) -> list[tuple[ops.Embedding, NDArray[Any]]]:
+    """Each embedding with what it looks up for each token."""
+    places = np.tile(np.arange(run.tokens), run.batch)[None]
+    looked_up = ((arch.embedding, ids), (arch.position, places), (arch.segment, np.zeros_like(places)))
+    return [(part, own) for part, own in looked_up if part is not None]
+
+
+def _up(
+    arch: ops.Transformer, ids: NDArray[Any] | None, root: NDArray[Any] | None, run: Run
+) -> tuple[Array, Kept]:
+    """Last hidden states, and what each embedding and each part has saved."""
+    run.layer, run.tied = 0, None
+    kept: Kept = []
+    if ids is None:
+        x = run.normal(run.batch * run.tokens, arch.width)
+        x = x if root is None else run.backend.asarray(root) @ x
+    else:
+        x = 0.0
+        for embedding, own in _embeddings(arch, ids, run):
+            y, saved = forward(embedding, run.backend.asarray(own), run)
+            kept.append((0, embedding, saved))
+            x = x + y
+        if arch.head is not None and arch.head.tied:
+            run.tied = kept[0][2][1]
+    for run.layer, part in _parts(arch):
+        first = run.layer
+        x, saved = forward(part, x, run)
+        kept.append((first, part, saved))
+    return x, kept
+
+
+def _top(arch: ops.Transformer, y: Array, data: Data, run: Run) -> Array:
+    """Gradient of the last hidden states."""
+    run.layer = arch.depth + 1
+    real = np.ones(run.batch * run.tokens) if run.hidden is None else 1.0 - run.hidden.reshape(-1)
+    share = run.backend.asarray((real / real.sum())[:, None])
+    if data.loss == "linear":
+        return losses.linear(y, share, run)
+    if data.loss == "mse":
+        return losses.mse(y, share, run)
+    assert arch.head is not None
+    assert data.labels is not None
+    logits, saved = forward(arch.head, y, run)
+    g = losses.cross_entropy(logits, data.labels, share, data.label_smoothing, run)
+    return backward(arch.head, saved, g, run)
+
+
+def _down(kept: Kept, g: Array, run: Run) -> None:
+    for first, part, saved in reversed(kept):
+        run.layer = first + part.times if isinstance(part, ops.Repeat) else first
+        before = backward(part, saved, g, run)
+        g = g if isinstance(part, ops.Embedding) else before  # embeddings are summed: each gets all of g
