@@ -9,22 +9,40 @@ import sympy as sp
 from meanfield.errors import MissingRuleError
 from meanfield.ops import (
     Attention,
+    Dropout,
+    DualResidual,
     Embedding,
     FeedForward,
+    Fork,
+    Gain,
     Head,
     Linear,
+    Merge,
     Norm,
+    Parallel,
     ParameterKey,
     Repeat,
     Residual,
+    Scale,
     Sequential,
     Transformer,
 )
-from meanfield.symbolic.kernels import relu_slope_dual, require_relu
-from meanfield.symbolic.state import GradMoments, Pullback, Trace, exact
+from meanfield.symbolic.activations import dual, slope_dual
+from meanfield.symbolic.attention import part_names, pull_scores, pull_values, require_exchangeable, weights
+from meanfield.symbolic.embedding import table_gradient, tables
+from meanfield.symbolic.identity import coefficient, shared_products
+from meanfield.symbolic.state import (
+    GradMoments,
+    GradStreams,
+    Pullback,
+    Trace,
+    centred,
+    exact,
+    grad_streams,
+)
 
 _NAME = "symbolic.backward"
-_UNIFORM = "use attention='uniform' without mask, or the numeric prediction"
+_NOTHING = GradMoments(sp.Integer(0), sp.Integer(0))
 
 
 @singledispatch
@@ -60,7 +78,27 @@ def backward(op: object, trace: Trace, after: GradMoments) -> Pullback:
 
 
 def _named(grad_sq: dict[ParameterKey, sp.Expr], module: str) -> dict[ParameterKey, sp.Expr]:
-    return {key._replace(module=module): value for key, value in grad_sq.items()}
+    return {key._replace(module=key.module or module): value for key, value in grad_sq.items()}
+
+
+def _chain(
+    inner: tuple[Trace, ...], after: GradMoments
+) -> tuple[GradMoments, list[dict[ParameterKey, sp.Expr]]]:
+    """Return what comes back through ops in a row; grad_sq of each, first op first."""
+    grad_sq: list[dict[ParameterKey, sp.Expr]] = []
+    for trace in reversed(inner):
+        back = backward(trace.op, trace, after)
+        grad_sq.append(back.grad_sq)
+        after = back.grad
+    return after, grad_sq[::-1]
+
+
+def _in_layer(grad_sq: dict[ParameterKey, sp.Expr], shift: int) -> dict[ParameterKey, sp.Expr]:
+    return {key._replace(layer=key.layer + shift): value for key, value in grad_sq.items()}
+
+
+def _joined(parts: list[dict[ParameterKey, sp.Expr]]) -> dict[ParameterKey, sp.Expr]:
+    return {key: value for part in parts for key, value in part.items()}
 
 
 @backward.register
@@ -83,74 +121,131 @@ def norm(op: Norm, trace: Trace, after: GradMoments) -> Pullback:
     Source:
         xiong2020, App. D, Lemma 3.
     """
-    grad_sq = {ParameterKey(0, op.name, "weight"): trace.after.pair_sum(after)}
+    grad_sq: dict[ParameterKey, sp.Expr] = {}
+    if op.affine:
+        grad_sq[ParameterKey(0, op.name, "weight")] = trace.after.pair_sum(after)
     if op.has_shift:
         grad_sq[ParameterKey(0, op.name, "bias")] = after.sum_over_tokens(trace.before.tokens)
-    return Pullback(after.scaled(1 / (trace.before.q + exact(op.eps))), grad_sq)
+    return Pullback(after.scaled(1 / (centred(op, trace.before).q + exact(op.eps))), grad_sq)
+
+
+@backward.register
+def gain(op: Gain, trace: Trace, after: GradMoments) -> Pullback:
+    """Return the moments times the squared factor; the factors get the pair sum, however many there are.
+
+    Source:
+        schoenholz2017 (mean-field back-propagation).
+    """
+    weight = {ParameterKey(0, op.name, "weight"): trace.before.pair_sum(after)}
+    return Pullback(after.scaled(exact(op.value) ** 2), weight)
+
+
+@backward.register
+def scale(op: Scale, trace: Trace, after: GradMoments) -> Pullback:
+    """Return the moments times the squared factor.
+
+    Source:
+        schoenholz2017 (mean-field back-propagation).
+    """
+    return Pullback(after.scaled(exact(op.factor) ** 2), {})
+
+
+@backward.register
+def dropout(op: Dropout, trace: Trace, after: GradMoments) -> Pullback:
+    """Return the mean square over 1 - rate; two tokens have independent masks of mean 1.
+
+    Source:
+        schoenholz2017 (dropout).
+    """
+    return Pullback(GradMoments(after.q_grad / (1 - exact(op.rate)), after.cov_grad), {})
 
 
 @backward.register
 def attention(op: Attention, trace: Trace, after: GradMoments) -> Pullback:
-    """Return, for every value, the mean of all gradients.
-
-    Returns:
-        The pullback.
-
-    Raises:
-        MissingRuleError: If the attention is not uniform, or is masked or crossed.
+    """Return what comes back through values and scores, whose weights are independent of one another.
 
     Source:
-        xiong2020, Sec. 3.2.
+        hron2020 (Gaussian logits); xiong2020, Sec. 3.2 (uniform weights).
     """
-    if op.kind != "uniform" or op.causal or op.cross:
-        raise MissingRuleError(op, _NAME, _UNIFORM)
-    grad_sq: dict[ParameterKey, sp.Expr] = {}
-    if op.output is not None:
-        output = backward(op.output, trace.inner[1], after)
-        grad_sq |= _named(output.grad_sq, f"{op.name}.o")
-        after = output.grad
-    n = trace.before.tokens
-    mean = (after.q_grad + (n - 1) * after.cov_grad) / n
-    value = backward(op.value, trace.inner[0], GradMoments(mean, mean))
-    return Pullback(value.grad, grad_sq | _named(value.grad_sq, f"{op.name}.v"))
+    require_exchangeable(op, _NAME)
+    inner = dict(zip(part_names(op), trace.inner, strict=True))
+
+    def chain(first: str, second: str) -> tuple[Trace, ...]:
+        return tuple(inner[name] for name in (first, second) if name in inner)
+
+    query, key = chain("query", "query_norm"), chain("key", "key_norm")
+    value, output = chain("value", "value_norm"), chain("inner", "output")
+    read = [part[-1].after if part else trace.before for part in (query, key, value)]
+    average = weights(op, read[0], read[1])
+    after, found = _chain(output, after)
+    grad_sq = _named(_joined(found), f"{op.name}.o")
+    ways = [("v", value, pull_values(op, average, trace.before.tokens, after))]
+    if op.kind == "softmax":
+        to_query, to_key = pull_scores(op, average, (read[0], read[1], read[2]), after)
+        ways += [("q", query, to_query), ("k", key, to_key)]
+    total = _NOTHING
+    for name, way, start in ways:
+        grad, found = _chain(way, start)
+        grad_sq |= _named(_joined(found), f"{op.name}.{name}")
+        total += grad
+    return Pullback(total, grad_sq)
 
 
 @backward.register
 def feed_forward(op: FeedForward, trace: Trace, after: GradMoments) -> Pullback:
-    """Return what comes back through down, activation, up.
+    """Return what comes back through down, inner op, activation and up, and the gate where there is one.
+
+        plain: H E[phi' phi'];  gated: H E[phi phi] to up and H E[u_i u_j] E[phi' phi'] to the gate
 
     Source:
-        schoenholz2017 (mean-field back-propagation); cho2009, Eq. (5).
+        schoenholz2017 (mean-field back-propagation); definition of the gate.
     """
-    require_relu(op.activation, _NAME)
-    up_trace, down_trace = trace.inner
-    down = backward(op.down, down_trace, after)
-    slope, slope_cov = relu_slope_dual(up_trace.after.q, up_trace.after.cov)
-    up = backward(op.up, up_trace, GradMoments(slope * down.grad.q_grad, slope_cov * down.grad.cov_grad))
-    return Pullback(up.grad, _named(up.grad_sq, f"{op.name}.up") | _named(down.grad_sq, f"{op.name}.down"))
+    first = 1 if op.gate is None else 2
+    up, acted = trace.inner[first - 1], trace.inner[0]
+    after, found = _chain(trace.inner[first:], after)
+    grad_sq = _named(_joined(found), f"{op.name}.down")
+    q, cov = acted.after.q, acted.after.cov
+    slope = [slope_dual(op.activation, q, c) for c in (q, cov)]
+    if op.gate is None:
+        ways = [("up", up, slope)]
+    else:
+        other = [slope[0] * up.after.q, slope[1] * up.after.cov]
+        ways = [("up", up, [dual(op.activation, q, c) for c in (q, cov)]), ("gate", acted, other)]
+    total = _NOTHING
+    for name, way, factor in ways:
+        back = backward(way.op, way, GradMoments(factor[0] * after.q_grad, factor[1] * after.cov_grad))
+        grad_sq |= _named(back.grad_sq, f"{op.name}.{name}")
+        total += back.grad
+    return Pullback(total, grad_sq)
 
 
 @backward.register
 def residual(op: Residual, trace: Trace, after: GradMoments) -> Pullback:
-    """Return the sum of the gradients that come back through skip and branch.
+    """Return the sum of the gradients through skip and branch, correlated by the branch's `coefficient`.
 
     Source:
         xiong2020, App. E.
     """
-    branch = backward(op.branch, trace.inner[0], after.scaled(exact(op.branch_scale) ** 2))
-    skip = after.scaled(exact(op.skip_scale) ** 2)
-    grad = GradMoments(skip.q_grad + branch.grad.q_grad, skip.cov_grad + branch.grad.cov_grad)
-    return Pullback(grad, branch.grad_sq)
+    skip, factor = exact(op.skip_scale), exact(op.branch_scale)
+    branch = backward(op.branch, trace.inner[0], after.scaled(factor**2))
+    shared = skip**2 + 2 * skip * factor * coefficient(trace.inner[0])
+    return Pullback(after.scaled(shared) + branch.grad, branch.grad_sq)
 
 
-def _chain(trace: Trace, after: GradMoments) -> tuple[GradMoments, list[dict[ParameterKey, sp.Expr]]]:
-    """Return what comes back through the inner ops; grad_sq of each, first op first."""
-    grad_sq: list[dict[ParameterKey, sp.Expr]] = []
-    for inner in reversed(trace.inner):
-        back = backward(inner.op, inner, after)
-        grad_sq.append(back.grad_sq)
-        after = back.grad
-    return after, grad_sq[::-1]
+@backward.register
+def parallel(op: Parallel, trace: Trace, after: GradMoments) -> Pullback:
+    """Return the sum of the gradients through branches with independent weights.
+
+    Source:
+        schoenholz2017 (mean-field back-propagation).
+    """
+    total = after.scaled(shared_products([coefficient(branch) for branch in trace.inner]))
+    grad_sq: dict[ParameterKey, sp.Expr] = {}
+    for branch in trace.inner:
+        back = backward(branch.op, branch, after)
+        grad_sq |= back.grad_sq
+        total += back.grad
+    return Pullback(total, grad_sq)
 
 
 @backward.register
@@ -160,8 +255,51 @@ def sequential(op: Sequential, trace: Trace, after: GradMoments) -> Pullback:
     Source:
         xiong2020, Table 1.
     """
-    grad, parts = _chain(trace, after)
-    return Pullback(grad, {key: value for part in parts for key, value in part.items()})
+    grad, parts = _chain(trace.inner, after)
+    return Pullback(grad, _joined(parts))
+
+
+@backward.register
+def fork(op: Fork, trace: Trace, after: GradMoments) -> Pullback:
+    """Return the moments of the sum of both streams' gradients.
+
+    Source:
+        schoenholz2017 (mean-field back-propagation).
+    """
+    two = grad_streams(op, after)
+    return Pullback(two.first + two.cross.scaled(sp.Integer(2)) + two.second, {})
+
+
+@backward.register
+def dual_residual(op: DualResidual, trace: Trace, after: GradMoments) -> Pullback:
+    """Return the moments of the gradients of both streams; F receives g_x/s + g_r.
+
+    Source:
+        schoenholz2017 (mean-field back-propagation).
+    """
+    two = grad_streams(op, after)
+    branch, normed = trace.inner
+    into = backward(op.norm, normed, two.first)
+    sideways = two.cross.scaled(coefficient(normed))  # of g_x/s with g_r
+    found = backward(op.branch, branch, into.grad + sideways.scaled(sp.Integer(2)) + two.second)
+    k = coefficient(branch)
+    first = into.grad.scaled(1 + 2 * k) + sideways.scaled(2 * k) + found.grad
+    cross = sideways.scaled(1 + k) + two.second.scaled(k)
+    grad = GradStreams(first.q_grad, first.cov_grad, cross=cross, second=two.second)
+    return Pullback(grad, found.grad_sq | into.grad_sq)
+
+
+@backward.register
+def merge(op: Merge, trace: Trace, after: GradMoments) -> Pullback:
+    """Return the gradient of the sum to x, and through the norm to r.
+
+    Source:
+        schoenholz2017 (mean-field back-propagation).
+    """
+    (normed,) = trace.inner
+    back = backward(op.norm, normed, after)
+    cross = after.scaled(coefficient(normed))
+    return Pullback(GradStreams(after.q_grad, after.cov_grad, cross=cross, second=back.grad), back.grad_sq)
 
 
 @backward.register
@@ -171,26 +309,19 @@ def repeat(op: Repeat, trace: Trace, after: GradMoments) -> Pullback:
     Source:
         xiong2020, Table 1.
     """
-    grad, layers = _chain(trace, after)
-    return Pullback(
-        grad,
-        {
-            key._replace(layer=layer): value
-            for layer, part in enumerate(layers, start=1)
-            for key, value in part.items()
-        },
-    )
+    grad, layers = _chain(trace.inner, after)
+    return Pullback(grad, _joined([_in_layer(part, layer) for layer, part in enumerate(layers, start=1)]))
 
 
 @backward.register
 def embedding(op: Embedding, trace: Trace, after: GradMoments) -> Pullback:
-    """Return one row for each distinct token; nothing flows further.
+    """Return what the rows of random tokens collect; nothing flows further.
 
     Source:
         xiong2020, Sec. 3.2.
     """
-    rows = trace.before.tokens * exact(op.scale) ** 2 * after.q_grad
-    return Pullback(GradMoments(sp.Integer(0), sp.Integer(0)), {ParameterKey(0, op.name, "weight"): rows})
+    collected = table_gradient(op, sp.Rational(1, op.vocab), trace.before.tokens, after)
+    return Pullback(_NOTHING, {ParameterKey(0, op.name, "weight"): collected})
 
 
 @backward.register
@@ -200,7 +331,7 @@ def head(op: Head, trace: Trace, after: GradMoments) -> Pullback:
     Source:
         xiong2020, Sec. 3.2.
     """
-    back = backward(op.linear, trace.inner[0], after)
+    back = backward(op.linear, trace.inner[0], after.scaled(exact(op.scale) ** 2))
     return Pullback(back.grad, _named(back.grad_sq, op.name))
 
 
@@ -208,16 +339,24 @@ def head(op: Head, trace: Trace, after: GradMoments) -> Pullback:
 def transformer(op: Transformer, trace: Trace, after: GradMoments) -> Pullback:
     """Return what comes back through the stack; layers count from 1, what follows has depth + 1.
 
+    The gradient of a tied head counts as the embedding's; what the two have in common is O(1/width).
+
     Source:
-        xiong2020, Table 1.
+        xiong2020, Table 1; definition of the tied head.
     """
-    grad, parts = _chain(trace, after)
+    looked_up = tables(op)
+    grad, parts = _chain(trace.inner[len(looked_up) :], after)
     grad_sq: dict[ParameterKey, sp.Expr] = {}
     first = 0
-    for inner, part in zip(trace.inner, parts, strict=True):
-        shift = first if isinstance(inner.op, Repeat) else op.depth + 1
-        if isinstance(inner.op, Embedding):
-            shift = 0
-        grad_sq |= {key._replace(layer=key.layer + shift): value for key, value in part.items()}
-        first += inner.op.times if isinstance(inner.op, Repeat) else 0
-    return Pullback(grad, grad_sq)
+    for inner, part in zip(trace.inner[len(looked_up) :], parts, strict=True):
+        run = inner.op.times if isinstance(inner.op, Repeat) else 0
+        shift = first if run or inner.op is op.entry else op.depth + 1
+        grad_sq |= _in_layer(part, shift)
+        first += run
+    for table, same in looked_up:
+        key = ParameterKey(0, table.name, "weight")
+        grad_sq[key] = table_gradient(table, same, trace.before.tokens, grad)
+    if op.head is not None and op.head.tied and op.embedding is not None:
+        shared = grad_sq.pop(ParameterKey(op.depth + 1, op.head.name, "weight"))
+        grad_sq[ParameterKey(0, op.embedding.name, "weight")] += shared
+    return Pullback(_NOTHING if looked_up else grad, grad_sq)

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 from functools import singledispatch
 
+import sympy as sp
+
 from meanfield.errors import MissingRuleError
 from meanfield.ops import (
     Attention,
+    Dropout,
+    DualResidual,
     Embedding,
     FeedForward,
+    Fork,
+    Gain,
     Head,
     Linear,
+    Merge,
     Norm,
     Op,
+    Parallel,
     Repeat,
     Residual,
+    Scale,
     Sequential,
     Transformer,
 )
-from meanfield.symbolic.kernels import relu_dual, require_relu
-from meanfield.symbolic.state import Moments, Trace, exact
+from meanfield.symbolic.activations import dual
+from meanfield.symbolic.attention import mix, require_exchangeable, weights
+from meanfield.symbolic.embedding import lookup, tables
+from meanfield.symbolic.identity import coefficient, shared_products
+from meanfield.symbolic.state import Moments, Streams, Trace, centred, exact, streams
 
 _NAME = "symbolic.forward"
-_UNIFORM = "use attention='uniform' without mask, or the numeric prediction"
 
 
 @singledispatch
@@ -43,13 +54,26 @@ def forward(op: object, before: Moments) -> Trace:
         poole2016, Sec. 2; xiong2020, App. B, C.
 
     Example:
-        >>> import sympy as sp
         >>> from meanfield.presets import paper_post_ln
         >>> one = Moments(sp.Integer(1), sp.Integer(0), sp.Integer(1))
         >>> forward(paper_post_ln(width=8, depth=3), one).after.q
         1
     """
     raise MissingRuleError(op, _NAME)
+
+
+def _stations(before: Moments, *parts: Op | None) -> tuple[Trace, ...]:
+    """Trace the parts that exist, one after another."""
+    inner: list[Trace] = []
+    for part in parts:
+        if part is not None:
+            inner.append(forward(part, inner[-1].after if inner else before))
+    return tuple(inner)
+
+
+def _chain(op: Op, before: Moments, parts: tuple[Op, ...]) -> Trace:
+    inner = _stations(before, *parts)
+    return Trace(op, before, inner[-1].after if inner else before, inner)
 
 
 @forward.register
@@ -66,78 +90,114 @@ def linear(op: Linear, before: Moments) -> Trace:
 
 @forward.register
 def norm(op: Norm, before: Moments) -> Trace:
-    """Return the moments over the mean square; centring costs O(1/width) and drops out.
+    """Return the moments over the mean square.
+
+    Centring takes away the mean over coordinates, which is not 0 on a hidden layer; elsewhere it costs
+    O(1/width) and drops out.
 
     Source:
         ba2016, Eq. (3).
     """
-    square = before.q + exact(op.eps)
-    return Trace(op, before, Moments(before.q / square, before.cov / square, before.tokens))
+    tokens = centred(op, before)
+    return Trace(op, before, tokens.scaled(1 / (tokens.q + exact(op.eps))))
+
+
+@forward.register
+def gain(op: Gain, before: Moments) -> Trace:
+    """Return all moments times the square of the initial factor.
+
+    Source:
+        poole2016, Sec. 2.
+    """
+    return Trace(op, before, before.scaled(exact(op.value) ** 2))
+
+
+@forward.register
+def scale(op: Scale, before: Moments) -> Trace:
+    """Return all moments times the square of the factor.
+
+    Source:
+        poole2016, Sec. 2.
+    """
+    return Trace(op, before, before.scaled(exact(op.factor) ** 2))
+
+
+@forward.register
+def dropout(op: Dropout, before: Moments) -> Trace:
+    """Return the second moment over 1 - rate; two tokens have independent masks of mean 1.
+
+    Source:
+        schoenholz2017 (dropout).
+    """
+    q = before.q / (1 - exact(op.rate))
+    return Trace(op, before, Moments(q, before.cov, before.tokens, before.mean_sq))
 
 
 @forward.register
 def attention(op: Attention, before: Moments) -> Trace:
-    """Return, for every token, the mean of all values.
-
-    Returns:
-        The trace.
-
-    Raises:
-        MissingRuleError: If the attention is not uniform, or is masked or crossed.
+    """Return the moments after projections, softmax of Gaussian logits or uniform weights, and mixing.
 
     Source:
-        xiong2020, Sec. 3.2.
+        hron2020 (Gaussian logits); xiong2020, Sec. 3.2 (uniform weights).
     """
-    if op.kind != "uniform" or op.causal or op.cross:
-        raise MissingRuleError(op, _NAME, _UNIFORM)
-    value = forward(op.value, before)
-    n = before.tokens
-    mean = (value.after.q + (n - 1) * value.after.cov) / n
-    mixed = Moments(mean, mean, n)
-    if op.output is None:
-        return Trace(op, before, mixed, (value,))
-    output = forward(op.output, mixed)
-    return Trace(op, before, output.after, (value, output))
+    require_exchangeable(op, _NAME)
+    query, key, value = (
+        _stations(before, *projection)
+        for projection in ((op.query, op.query_norm), (op.key, op.key_norm), (op.value, op.value_norm))
+    )
+    read = [part[-1].after if part else before for part in (query, key, value)]
+    mixed = mix(op, weights(op, read[0], read[1]), read[2])
+    after = _stations(mixed, op.inner, op.output)
+    return Trace(op, before, after[-1].after if after else mixed, (*query, *key, *value, *after))
 
 
 @forward.register
 def feed_forward(op: FeedForward, before: Moments) -> Trace:
-    """Return the moments after up, activation, down.
+    """Return the moments after up, activation, inner op and down; a gate multiplies independent branches.
+
+        plain: E[phi(u_i) phi(u_j)];  gated: E[phi(g_i) phi(g_j)] E[u_i u_j]
 
     Source:
-        cho2009, Eq. (6).
+        cho2009, Eq. (6); definition of the gate.
     """
-    require_relu(op.activation, _NAME)
     up = forward(op.up, before)
-    hidden = Moments(*relu_dual(up.after.q, up.after.cov), before.tokens)
-    down = forward(op.down, hidden)
-    return Trace(op, before, down.after, (up, down))
+    acted = up if op.gate is None else forward(op.gate, before)
+    q, cov = acted.after.q, acted.after.cov
+    hidden = Moments(dual(op.activation, q, q), dual(op.activation, q, cov), before.tokens)
+    if op.gate is None:
+        mean_sq = dual(op.activation, q, sp.Integer(0))  # of two independent coordinates
+        hidden = Moments(hidden.q, hidden.cov, hidden.tokens, mean_sq)
+    else:
+        hidden = Moments(hidden.q * up.after.q, hidden.cov * up.after.cov, hidden.tokens)
+    rest = _stations(hidden, op.inner, op.down)
+    return Trace(op, before, rest[-1].after, (*(() if op.gate is None else (acted,)), up, *rest))
 
 
 @forward.register
 def residual(op: Residual, before: Moments) -> Trace:
-    """Return the sum of the moments of skip and branch: fresh centred output weights leave no cross term.
+    """Return the moments of the sum; the branch is correlated with the skip by its `coefficient`.
 
     Source:
         xiong2020, App. C.
     """
     branch = forward(op.branch, before)
-    skip_sq, branch_sq = exact(op.skip_scale) ** 2, exact(op.branch_scale) ** 2
-    after = Moments(
-        skip_sq * before.q + branch_sq * branch.after.q,
-        skip_sq * before.cov + branch_sq * branch.after.cov,
-        before.tokens,
-    )
-    return Trace(op, before, after, (branch,))
+    skip, factor = exact(op.skip_scale), exact(op.branch_scale)
+    shared = skip**2 + 2 * skip * factor * coefficient(branch)
+    return Trace(op, before, before.scaled(shared) + branch.after.scaled(factor**2), (branch,))
 
 
-def _chain(op: Op | Transformer, parts: list[Op], before: Moments) -> Trace:
-    inner: list[Trace] = []
-    state = before
-    for part in parts:
-        inner.append(forward(part, state))
-        state = inner[-1].after
-    return Trace(op, before, state, tuple(inner))
+@forward.register
+def parallel(op: Parallel, before: Moments) -> Trace:
+    """Return the moments of the sum of branches with independent weights.
+
+    Source:
+        poole2016, Sec. 2.
+    """
+    branches = tuple(forward(branch, before) for branch in op.branches)
+    after = before.scaled(shared_products([coefficient(branch) for branch in branches]))
+    for branch in branches:
+        after += branch.after
+    return Trace(op, before, after, branches)
 
 
 @forward.register
@@ -147,7 +207,54 @@ def sequential(op: Sequential, before: Moments) -> Trace:
     Source:
         xiong2020, Table 1.
     """
-    return _chain(op, list(op.ops), before)
+    return _chain(op, before, op.ops)
+
+
+@forward.register
+def fork(op: Fork, before: Moments) -> Trace:
+    """Return two streams that are the same.
+
+    Source:
+        definition; poole2016, Sec. 2.
+    """
+    after = Streams(before.q, before.cov, before.tokens, cross=before, second=before)
+    return Trace(op, before, after)
+
+
+@forward.register
+def dual_residual(op: DualResidual, before: Moments) -> Trace:
+    """Return the moments of (N(x + F(x)), r + F(x)) and of one with the other.
+
+    Source:
+        definition; poole2016, Sec. 2.
+    """
+    two = streams(op, before)
+    branch = forward(op.branch, two.first)
+    k = coefficient(branch)
+    normed = forward(op.norm, two.first.scaled(1 + 2 * k) + branch.after)
+    cross = two.first.scaled(k) + two.cross.scaled(1 + k) + branch.after
+    second = two.second + two.cross.scaled(2 * k) + branch.after
+    after = Streams(
+        normed.after.q,
+        normed.after.cov,
+        before.tokens,
+        cross=cross.scaled(coefficient(normed)),
+        second=second,
+    )
+    return Trace(op, before, after, (branch, normed))
+
+
+@forward.register
+def merge(op: Merge, before: Moments) -> Trace:
+    """Return the moments of x + N(r).
+
+    Source:
+        definition; poole2016, Sec. 2.
+    """
+    two = streams(op, before)
+    normed = forward(op.norm, two.second)
+    after = two.first + two.cross.scaled(2 * coefficient(normed)) + normed.after
+    return Trace(op, before, after, (normed,))
 
 
 @forward.register
@@ -157,40 +264,48 @@ def repeat(op: Repeat, before: Moments) -> Trace:
     Source:
         xiong2020, Table 1.
     """
-    return _chain(op, [op.block] * op.times, before)
+    return _chain(op, before, (op.block,) * op.times)
 
 
 @forward.register
 def embedding(op: Embedding, before: Moments) -> Trace:
-    """Return the moments of distinct tokens: independent rows, whatever came before.
+    """Return the moments of the rows of random tokens, two of which are the same once in ``vocab`` times.
 
     Source:
         xiong2020, Sec. 3.2.
     """
-    scale_sq = exact(op.scale) ** 2
-    mean_sq = exact(op.weight.mean) ** 2
-    after = Moments(scale_sq * (exact(op.weight.variance) + mean_sq), scale_sq * mean_sq, before.tokens)
-    return Trace(op, before, after)
+    return Trace(op, before, lookup(op, sp.Rational(1, op.vocab), before.tokens))
 
 
 @forward.register
 def head(op: Head, before: Moments) -> Trace:
     """Return the moments of the logits.
 
+    Returns:
+        The trace.
+
+    Raises:
+        MissingRuleError: If there is a softcap, which makes logits other than Gaussian.
+
     Source:
         xiong2020, Sec. 3.2.
     """
+    if op.softcap is not None:
+        raise MissingRuleError(op, _NAME, "leave the softcap out, or use the numeric prediction")
     logits = forward(op.linear, before)
-    return Trace(op, before, logits.after, (logits,))
+    return Trace(op, before, logits.after.scaled(exact(op.scale) ** 2), (logits,))
 
 
 @forward.register
 def transformer(op: Transformer, before: Moments) -> Trace:
-    """Return the moments after embedding, layers, final norm and head, those of them that exist.
+    """Return the moments after embeddings, entry, layers, final norm and head, those of them that exist.
 
     Source:
         xiong2020, Table 1.
     """
-    ends = (op.final_norm, op.head)
-    parts: list[Op] = [*([op.embedding] if op.embedding else []), *op.layers, *(end for end in ends if end)]
-    return _chain(op, parts, before)
+    looked_up = tuple(Trace(t, before, lookup(t, same, before.tokens)) for t, same in tables(op))
+    start = before if not looked_up else Moments(sp.Integer(0), sp.Integer(0), before.tokens)
+    for table in looked_up:
+        start += table.after
+    rest = _stations(start, op.entry, *op.layers, op.final_norm, op.head)
+    return Trace(op, before, rest[-1].after, (*looked_up, *rest))

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import sympy as sp
 
-from meanfield.errors import MissingRuleError
 
+def correlation(q: sp.Expr, cov: sp.Expr) -> sp.Expr:
+    """cov/q, cancelled where that is quick.
 
-def _correlation(q: sp.Expr, cov: sp.Expr) -> sp.Expr:
+    Args:
+        q: Second moment.
+        cov: The same between two tokens.
+
+    Returns:
+        The correlation.
+    """
     ratio = cov / q
     # Cancelling lets rho = 1 be seen; with nested kernels inside it would take minutes.
     return sp.cancel(ratio) if ratio.is_rational_function() else ratio
@@ -32,7 +39,7 @@ def relu_dual(q: sp.Expr, cov: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
         >>> relu_dual(sp.Integer(1), sp.Integer(0))
         (1/2, 1/(2*pi))
     """
-    r = _correlation(q, cov)
+    r = correlation(q, cov)
     kappa = (sp.sqrt(1 - r**2) + r * (sp.pi - sp.acos(r))) / sp.pi
     return q / 2, q * kappa / 2
 
@@ -56,18 +63,4 @@ def relu_slope_dual(q: sp.Expr, cov: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
         >>> relu_slope_dual(sp.Integer(1), sp.Integer(0))
         (1/2, 1/4)
     """
-    return sp.Rational(1, 2), (sp.pi - sp.acos(_correlation(q, cov))) / (2 * sp.pi)
-
-
-def require_relu(activation: str, interpreter: str) -> None:
-    """Check that an activation has symbolic kernels.
-
-    Args:
-        activation: Name of the activation.
-        interpreter: Who asks, for the error.
-
-    Raises:
-        MissingRuleError: If the activation is not ReLU.
-    """
-    if activation != "relu":
-        raise MissingRuleError(activation, interpreter, "use activation='relu', or the numeric prediction")
+    return sp.Rational(1, 2), (sp.pi - sp.acos(correlation(q, cov))) / (2 * sp.pi)

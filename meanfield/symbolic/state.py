@@ -6,12 +6,15 @@ two expressions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import sympy as sp
 
-from meanfield.ops import Number, Op, ParameterKey, Transformer
+from meanfield.errors import InputError
+from meanfield.ops import Norm, Number, Op, ParameterKey, Transformer
+
+_ZERO = sp.Integer(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +25,45 @@ class Moments:
         q: Second moment per coordinate of a token.
         cov: The same between two tokens; any value where ``tokens`` is 1.
         tokens: Number of tokens, a symbol or a number.
+        mean_sq: Square of the mean over a token's coordinates, which LayerNorm takes away; not 0 only on the
+            hidden layer of a plain feed-forward op.
     """
 
     q: sp.Expr
     cov: sp.Expr
     tokens: sp.Expr
+    mean_sq: sp.Expr = _ZERO
+
+    def __add__(self, other: Moments) -> Moments:
+        """Moments of a sum of uncorrelated tokens."""
+        return Moments(self.q + other.q, self.cov + other.cov, self.tokens)
+
+    def scaled(self, factor: sp.Expr) -> Moments:
+        """All moments times a factor."""
+        return Moments(factor * self.q, factor * self.cov, self.tokens, factor * self.mean_sq)
 
     def pair_sum(self, grad: GradMoments) -> sp.Expr:
         """Sum over all pairs of tokens of Q_ij G_ij, from which weight gradients are made."""
         n = self.tokens
         return n * self.q * grad.q_grad + n * (n - 1) * self.cov * grad.cov_grad
+
+
+@dataclass(frozen=True, slots=True)
+class Streams(Moments):
+    """Forward moments of two streams: those of the first, x, and beside them those of the second, r.
+
+    Args:
+        cross: E<x_i, r_i> and E<x_i, r_j>, per coordinate.
+        second: Moments of r.
+    """
+
+    cross: Moments = field(kw_only=True)
+    second: Moments = field(kw_only=True)
+
+    @property
+    def first(self) -> Moments:
+        """Moments of x alone."""
+        return Moments(self.q, self.cov, self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +78,10 @@ class GradMoments:
     q_grad: sp.Expr
     cov_grad: sp.Expr
 
+    def __add__(self, other: GradMoments) -> GradMoments:
+        """Moments of a sum of uncorrelated gradients."""
+        return GradMoments(self.q_grad + other.q_grad, self.cov_grad + other.cov_grad)
+
     def scaled(self, factor: sp.Expr) -> GradMoments:
         """Both moments times a factor."""
         return GradMoments(factor * self.q_grad, factor * self.cov_grad)
@@ -53,6 +89,19 @@ class GradMoments:
     def sum_over_tokens(self, tokens: sp.Expr) -> sp.Expr:
         """Mean square of the sum of all tokens' gradients, which is what a bias receives."""
         return tokens * self.q_grad + tokens * (tokens - 1) * self.cov_grad
+
+
+@dataclass(frozen=True, slots=True)
+class GradStreams(GradMoments):
+    """Backward moments of two streams, as `Streams`."""
+
+    cross: GradMoments = field(kw_only=True)
+    second: GradMoments = field(kw_only=True)
+
+    @property
+    def first(self) -> GradMoments:
+        """Moments of the gradient with respect to x alone."""
+        return GradMoments(self.q_grad, self.cov_grad)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +138,56 @@ def exact(number: Number) -> sp.Expr:
     if isinstance(number, Fraction):
         return sp.Rational(number.numerator, number.denominator)
     return sp.Rational(repr(number)) if isinstance(number, float) else sp.Integer(number)
+
+
+def centred(op: Norm, before: Moments) -> Moments:
+    """Moments of what a norm divides by its root mean square: LayerNorm takes away each token's mean first.
+
+    Args:
+        op: The norm.
+        before: Moments at its input.
+
+    Returns:
+        The moments.
+    """
+    if op.kind == "rmsnorm":
+        return before
+    return Moments(before.q - before.mean_sq, before.cov - before.mean_sq, before.tokens)
+
+
+def streams(op: Op, before: Moments) -> Streams:
+    """Read moments as those of two streams.
+
+    Args:
+        op: The op that needs two.
+        before: Moments at its input.
+
+    Returns:
+        The same moments.
+
+    Raises:
+        InputError: If there is one stream.
+    """
+    if not isinstance(before, Streams):
+        raise InputError(f"{type(op).__name__} reads two streams and is given one: put Fork() in front")
+    return before
+
+
+def grad_streams(op: Op, after: GradMoments) -> GradStreams:
+    """Read gradient moments as those of two streams.
+
+    Args:
+        op: The op that has two.
+        after: Gradient moments at its output.
+
+    Returns:
+        The same moments.
+
+    Raises:
+        InputError: If there is one stream.
+    """
+    if not isinstance(after, GradStreams):
+        raise InputError(
+            f"{type(op).__name__} has two streams and is given the gradient of one: end with Merge"
+        )
+    return after

@@ -107,7 +107,7 @@ def test_bad_sizes_are_refused(sizes: dict[str, Any], message: str) -> None:
 
 
 def _wrong_by_5_percent(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *args: tuple(1.05 * value for value in function(*args))
+    return lambda *args: 1.05 * function(*args)
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def _wrong_by_5_percent(function: Callable[..., Any]) -> Callable[..., Any]:
     [
         (
             symbolic_forward,
-            "relu_dual",
+            "dual",
             ("lemma2.post", "lemma2.pre", "theorem1.pre", "extension.post", "extension.pre"),
         ),
-        (symbolic_backward, "relu_slope_dual", ("extension.post", "extension.pre", "fig3a/b")),
+        (symbolic_backward, "slope_dual", ("extension.post", "extension.pre", "fig3a/b")),
     ],
 )
 def test_an_interpreter_wrong_by_5_percent_is_caught(
