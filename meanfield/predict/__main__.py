@@ -1,0 +1,132 @@
+"""`python -m meanfield.predict`: the gradient norm of every parameter of a preset or a configuration file.
+
+Exit status 0: printed or written; 2: bad input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import re
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from meanfield import cli
+from meanfield.errors import InputError, MissingRuleError
+from meanfield.initialization import SCHEMES
+from meanfield.predict.arguments import PROG, architecture_from, parser
+from meanfield.presets import OPTIONS, PRESETS
+
+WAIT = 2.0  # seconds before a progress bar is worth its place
+
+
+@contextlib.contextmanager
+def _patience(text: str) -> Iterator[None]:
+    """Show a moving bar on stderr while something takes longer than `WAIT`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    progress.add_task(text, total=None)
+    timer = threading.Timer(WAIT, progress.start)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        progress.stop()
+
+
+def _list() -> str:
+    import textwrap
+
+    def wrapped(text: str) -> str:
+        return textwrap.fill(text, 80, initial_indent="      ", subsequent_indent="      ")
+
+    lines = ["Presets:"]
+    for name, preset in PRESETS.items():
+        doc = inspect.getdoc(preset) or ""
+        source = re.search(r"Source:\n\s+(.+?)(?:\n\s*\n|\Z)", doc, re.DOTALL)
+        cited = f" [{' '.join(source[1].split()).rstrip('.')}]" if source else ""
+        lines += [f"  {name}", wrapped(doc.splitlines()[0].rstrip(".") + cited)]
+    for title, names in (("Options", OPTIONS), ("Initialisations", SCHEMES)):
+        lines += [
+            "",
+            f"{title}:",
+            textwrap.fill(", ".join(names), 80, initial_indent="  ", subsequent_indent="  "),
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _write(text: str, path: str) -> None:
+    target = Path(path)
+    if not path or target.is_dir() or not target.parent.is_dir():
+        raise InputError(f"--out {path!r} is no file in a folder that exists: give one such as table.csv")
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(temporary).chmod(0o666 & ~mask)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Predict what was asked for, and print or write it.
+
+    Args:
+        argv: Arguments; those of the process when left out.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        InputError: If the input cannot be used, or the theory has no rule for a part of the architecture.
+    """
+    args = parser().parse_args(argv)
+    if args.list:
+        sys.stdout.write(_list())
+        return 0
+    arch = architecture_from(args)
+    from rich.console import Console
+
+    from meanfield.predict import predict, show
+
+    given: dict[str, Any] = {"samples": args.samples} if args.samples else {}
+    try:
+        with _patience(f"drawing {args.samples} models" if args.samples else "predicting"):
+            prediction = predict(
+                arch,
+                tokens=args.tokens,
+                batch=args.batch,
+                loss=args.loss,
+                label_smoothing=args.label_smoothing,
+                **given,
+            )
+    except MissingRuleError as error:
+        raise InputError(str(error)) from None
+    if args.format == "table":
+        terminal = args.out is None and sys.stdout.isatty()
+        text = show.as_table(prediction, args.layers, Console() if terminal else None)
+    else:
+        text = show.FORMATS[args.format](prediction)
+    if args.out is None:
+        sys.stdout.write(text)
+    else:
+        _write(text, args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(PROG, main)
