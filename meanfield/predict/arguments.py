@@ -40,6 +40,8 @@ def _layers(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
+_METAVARS: dict[Any, str] = {_integer: "N", _number: "X", str: "NAME"}
+
 # What is not given is left to the preset.
 _MODEL: tuple[tuple[str, Any, str], ...] = (
     ("width", _integer, "size of a token (default: 512)"),
@@ -72,7 +74,7 @@ def parser() -> cli.Parser:
     )
     model = made.add_argument_group("sizes and options of the preset")
     for name, kind, text in _MODEL:
-        metavar = {_integer: "N", _number: "X"}.get(kind, "NAME")
+        metavar = _METAVARS[kind]
         model.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
     model.add_argument(
         "--causal", action="store_true", default=None, help="a token sees only itself and earlier ones"
@@ -97,7 +99,7 @@ def parser() -> cli.Parser:
         ("label-smoothing", _number, 0.0, "for cross_entropy"),
         ("samples", _integer, 0, "random models to draw, for finite width with error bars"),
     ):
-        metavar = {_integer: "N", _number: "X"}.get(kind, "NAME")
+        metavar = _METAVARS[kind]
         data.add_argument(
             f"--{flag}", type=kind, default=default, metavar=metavar, help=f"{text} (default: {default})"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from rich import box
@@ -68,14 +68,11 @@ def shown_layers(df: pd.DataFrame, keep: Keep, height: int = HEIGHT) -> list[int
     return sorted(chosen)
 
 
-def _runs(layers: list[int]) -> Iterator[str]:
-    """Yield runs of consecutive layers as text: 3-10, 12."""
-    start = last = None
-    for layer in [*layers, None]:
-        if start is not None and (layer is None or layer != last + 1):
-            yield f"{start}" if start == last else f"{start}-{last}"
-            start = None
-        start, last = (layer if start is None else start), layer
+def _runs(layers: list[int]) -> list[str]:
+    """Write runs of consecutive layers: 3-10, 12."""
+    starts = [layer for layer in layers if layer - 1 not in layers]
+    ends = [layer for layer in layers if layer + 1 not in layers]
+    return [str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True)]
 
 
 def parameter_table(df: pd.DataFrame, keep: Keep = None) -> RenderableType:
@@ -112,8 +109,8 @@ def parameter_table(df: pd.DataFrame, keep: Keep = None) -> RenderableType:
     missing = [int(layer) for layer in df.layer.unique() if layer not in shown]
     if keep is not None or not missing:
         return table
-    runs = ", ".join(_runs(missing))
-    note = f"Layers {runs} left out: --layers {runs.split(', ')[0]} shows them, --layers all shows every one."
+    runs = _runs(missing)
+    note = f"Layers {', '.join(runs)} left out: --layers {runs[0]} shows them, --layers all shows every one."
     return Group(table, Text(note, style="dim"))
 
 

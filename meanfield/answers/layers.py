@@ -1,8 +1,4 @@
-"""Answers that people ask for, as functions of an architecture or of an initialisation.
-
-Each is a few lines on top of `predict`: nothing is measured or fitted. `docs/answers.md` has a section with
-numbers for each.
-"""
+"""How gradients and the residual stream change from layer to layer and with depth."""
 
 from __future__ import annotations
 
@@ -14,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from meanfield.errors import InputError, UnknownNameError, positive_integer
-from meanfield.gaussian.duals import dual, dual_grad
 from meanfield.ops import Transformer
 from meanfield.predict import predict
 from meanfield.presets import PRESETS
@@ -41,7 +36,7 @@ def by_layer(df: pd.DataFrame) -> pd.DataFrame:
         [10.0, 10.0, 10.0]
     """
     stack = df.module.str.extract(r"^(encoder|decoder)\.", expand=False).fillna("")
-    sums = df.assign(stack=stack).groupby(["stack", "layer"], as_index=False)["grad_sq"].sum()
+    sums = df.assign(stack=stack).groupby(["stack", "layer"], as_index=False)[["grad_sq"]].sum()
     sums = sums.sort_values("stack", ascending=False, kind="stable", ignore_index=True)  # encoder first
     return sums.assign(grad_norm=np.sqrt(sums.grad_sq))
 
@@ -259,40 +254,3 @@ def _least(holds: Callable[[int], bool], low: int, high: int) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle + 1, high)
     return low
-
-
-def unit_scaling_gradients(expansion: float) -> dict[str, float]:
-    """Predict the gradients' standard deviation in the unit-scaled gated network, in units of their target 1.
-
-        z = s x_up silu(x_gate), s = 2^(3/4)
-        up: s sqrt(E[silu(u)^2] / e),  gate: s sqrt(E[silu'(u)^2] / e),  u ~ N(0, 1)
-
-    Each weight has variance 1 and its map a factor fan_in^(-1/2); the backward pass uses the forward factors,
-    so that the gradient of the hidden layer has variance 1/e, where e is the expansion d_ff / width.
-
-    Args:
-        expansion: d_ff over width.
-
-    Returns:
-        Standard deviation of an entry of the gradient of ``up`` and of ``gate``.
-
-    Raises:
-        InputError: If the expansion is not above 0.
-
-    Assumes:
-        Unit Gaussian input and output gradient; width to infinity.
-
-    Source:
-        blake2024, App. on operations; the published measurements are those of one random model of width 128.
-
-    Example:
-        >>> [round(unit_scaling_gradients(e)["up"], 2) for e in (1, 2, 4)]
-        [1.0, 0.71, 0.5]
-    """
-    if not (math.isfinite(expansion) and expansion > 0):
-        raise InputError(f"expansion={expansion} is no ratio of sizes: give a number above 0, such as 4")
-    scale_sq = 2**1.5 / expansion
-    return {
-        "up": math.sqrt(scale_sq * float(dual("silu", 1.0, 1.0, 1.0))),
-        "gate": math.sqrt(scale_sq * float(dual_grad("silu", 1.0, 1.0, 1.0))),
-    }
