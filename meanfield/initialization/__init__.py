@@ -3,6 +3,7 @@
 A scheme is a function of the sizes; its value is an `Initialization`, which presets also take directly.
 """
 
+from meanfield.initialization.catalogue import initializations as initializations
 from meanfield.initialization.constants import deepnorm_constants as deepnorm_constants
 from meanfield.initialization.constants import sub_ln_gain as sub_ln_gain
 from meanfield.initialization.constants import t_fixup_gain as t_fixup_gain

@@ -9,7 +9,7 @@ from fractions import Fraction
 from meanfield.errors import UnknownNameError
 from meanfield.initialization.constants import deepnorm_constants, sub_ln_gain, t_fixup_gain
 from meanfield.initialization.sizes import Initialization, Sizes
-from meanfield.ops import Draw, Law
+from meanfield.ops import ZEROS, Draw, Law
 
 
 def _xavier(law: Law) -> Callable[[Sizes], Initialization]:
@@ -35,7 +35,7 @@ def _xavier(law: Law) -> Callable[[Sizes], Initialization]:
 
 def _lecun_normal(s: Sizes) -> Initialization:
     d = Draw(Fraction(1, s.width))
-    return Initialization("lecun_normal", d, d, d, d, d, Draw(Fraction(1, s.d_ff)), d, d)
+    return replace(_equal("lecun_normal", d), o=Draw(Fraction(1, s.q_width)), down=Draw(Fraction(1, s.d_ff)))
 
 
 def _torch_linear(fan_in: int) -> Draw:
@@ -78,15 +78,73 @@ def _torch_transformer(s: Sizes) -> Initialization:
     )
 
 
+def _fairseq(s: Sizes) -> Initialization:
+    # gain 1/sqrt(2) on q, k, v; their biases keep nn.Linear's law, that of the output projection is 0.
+    base = _xavier("uniform")(s)
+
+    def half(draw: Draw) -> Draw:
+        return replace(draw, variance=draw.variance / 2)
+
+    return replace(
+        base,
+        name="fairseq",
+        q=half(base.q),
+        k=half(base.k),
+        v=half(base.v),
+        up=_torch_linear(s.width),
+        down=_torch_linear(s.d_ff),
+        attention_bias=_torch_linear(s.width),
+        output_bias=ZEROS,
+        up_bias=_torch_linear(s.width),
+        down_bias=_torch_linear(s.d_ff),
+    )
+
+
+def _equal(name: str, draw: Draw) -> Initialization:
+    return Initialization(name, draw, draw, draw, draw, draw, draw, draw, draw)
+
+
 def _normal_002(s: Sizes) -> Initialization:
-    d = Draw(Fraction(1, 2500))
-    return Initialization("normal_0.02", d, d, d, d, d, d, d, d)
+    return _equal("normal_0.02", Draw(Fraction(1, 2500)))
+
+
+def _bert(s: Sizes) -> Initialization:
+    return _equal("bert", Draw(Fraction(1, 2500)))
 
 
 def _gpt2(s: Sizes) -> Initialization:
-    d = Draw(Fraction(1, 2500))
     projection = Draw(Fraction(1, 2500 * 2 * s.depth))
-    return Initialization("gpt2", d, d, d, projection, d, projection, d, d)
+    return replace(_equal("gpt2", Draw(Fraction(1, 2500))), o=projection, down=projection)
+
+
+def _t5(s: Sizes) -> Initialization:
+    # The query carries the factor 1/sqrt(head size) that the scores of T5 do not have.
+    d = Draw(Fraction(1, s.width))
+    query = Draw(Fraction(s.heads, s.width * s.q_width))
+    one = Draw(1)
+    return Initialization(
+        "t5", query, d, d, Draw(Fraction(1, s.q_width)), d, Draw(Fraction(1, s.d_ff)), embedding=one, head=one
+    )
+
+
+def _small_init(s: Sizes) -> Initialization:
+    return _equal("small_init", Draw(Fraction(2, 5 * s.width)))
+
+
+def _gpt_neox(s: Sizes) -> Initialization:
+    before_residual = Draw(Fraction(4, s.depth**2 * s.width))
+    return replace(_small_init(s), name="gpt_neox", o=before_residual, down=before_residual)
+
+
+def _mup(s: Sizes) -> Initialization:
+    d = Draw(Fraction(1, s.width))
+    return replace(
+        _equal("mup", d),
+        o=Draw(Fraction(1, s.q_width)),
+        down=Draw(Fraction(1, s.d_ff)),
+        embedding=Draw(1),
+        head=Draw(Fraction(1, s.width**2)),
+    )
 
 
 def _with_gain(base: Initialization, name: str, gain: float) -> Initialization:
@@ -120,8 +178,14 @@ SCHEMES: dict[str, Callable[[Sizes], Initialization]] = {
     "lecun_normal": _lecun_normal,
     "torch": _torch,
     "torch_transformer": _torch_transformer,
+    "fairseq": _fairseq,
     "normal_0.02": _normal_002,
+    "bert": _bert,
     "gpt2": _gpt2,
+    "t5": _t5,
+    "small_init": _small_init,
+    "gpt_neox": _gpt_neox,
+    "mup": _mup,
     "deepnorm": _deepnorm,
     "sub_ln": _sub_ln,
     "t_fixup": _t_fixup,
@@ -142,8 +206,7 @@ def initialization(init: str | Initialization, sizes: Sizes) -> Initialization:
         UnknownNameError: If no scheme has that name.
 
     Source:
-        xiong2020, Sec. 3.1 (Xavier); glorot2010, Eq. (12); radford2019 (GPT-2: output projections divided by
-        sqrt(2 depth)); torch 2.13's own ``reset_parameters`` for ``torch`` and ``torch_transformer``.
+        glorot2010, Eq. (12); of each scheme the one that `initializations` lists.
 
     Example:
         >>> initialization("gpt2", Sizes(width=8, kv_width=8, d_ff=32, depth=2)).o.variance

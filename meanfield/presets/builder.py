@@ -25,8 +25,8 @@ from meanfield.ops import (
     walk,
 )
 from meanfield.presets.layer import Layer, attention, feed_forward
-from meanfield.presets.options import Options
-from meanfield.presets.placements import Placement
+from meanfield.presets.options import Options, options_from
+from meanfield.presets.placements import PLACEMENTS, Placement
 
 
 def stack(
@@ -59,7 +59,6 @@ def stack(
         InputError: If sizes do not fit together, or an option has nothing to act on.
 
     Example:
-        >>> from meanfield.presets import PLACEMENTS
         >>> arch = stack(PLACEMENTS["pre_ln"], name="mine", width=8, depth=3, options=Options(heads=2))
         >>> len(arch.layers), arch.depth
         (1, 3)
@@ -171,3 +170,23 @@ def _tokens(sizes: Sizes, options: Options, law: Initialization, head: bool) -> 
         linear = Linear(width, vocab, weight, law.head_bias if options.head_bias else None)
         made["head"] = Head("head", linear, options.tied, options.logit_scale, options.logit_softcap)
     return made
+
+
+def placed(
+    placement: str | Placement, width: int, depth: int, given: dict[str, Any], name: str | None = None
+) -> Transformer:
+    """Build the stack of a placement from keyword options.
+
+    Args:
+        placement: The placement, or its name.
+        width: Size of a token.
+        depth: Number of layers.
+        given: Options by name.
+        name: Goes into the ``arch`` column; None for that of the placement.
+
+    Returns:
+        The architecture.
+    """
+    where = PLACEMENTS[placement] if isinstance(placement, str) else placement
+    options = options_from(given, init=where.init)
+    return stack(where, name=name or where.name, width=width, depth=depth, options=options)

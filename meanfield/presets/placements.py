@@ -53,11 +53,10 @@ class Placement:
     init: str = "xavier_uniform"
 
 
-def post_norm(layer: Layer, skips: tuple[Number, ...] | None = None, scale: Number = 1) -> Sequential:
-    """Arrange N(skip * x + scale * F(x)), with one factor on x for each sub-layer."""
+def post_norm(layer: Layer, skip: Number = 1, scale: Number = 1) -> Sequential:
+    """Arrange N(skip * x + scale * F(x))."""
     ops: list[Op] = []
     for k, sublayer in enumerate(layer.sublayers, start=1):
-        skip = 1 if skips is None else skips[k - 1]
         ops += [layer.residual(k, sublayer, skip, scale), layer.norm(f"norm{k}")]
     return Sequential(tuple(ops))
 
@@ -99,7 +98,7 @@ def branch_norm(layer: Layer) -> Sequential:
 def deepnorm(layer: Layer) -> Sequential:
     """Arrange N(alpha x + F(x)) with DeepNorm's alpha."""
     alpha, _ = deepnorm_constants(layer.sizes)
-    return post_norm(layer, (alpha,) * len(layer.sublayers))
+    return post_norm(layer, alpha)
 
 
 def bare(layer: Layer) -> Sequential:
@@ -119,7 +118,7 @@ def gated(layer: Layer, value: Number = 0) -> Sequential:
     )
 
 
-def layer_scale(layer: Layer, value: Number | None = None) -> Sequential:
+def layer_scale_block(layer: Layer, value: Number | None = None) -> Sequential:
     """Arrange x + diag(lambda) F(N(x)) with a learned factor for each coordinate."""
     depth = layer.sizes.depth
     lam = (0.1 if depth <= 18 else 1e-5 if depth <= 24 else 1e-6) if value is None else value
@@ -235,7 +234,7 @@ PLACEMENTS: dict[str, Placement] = {
         Placement("layernorm_scaling", layernorm_scaling, True, "sun2025", varies=True),
         Placement("rezero", gated, False, "bachlechner2020"),
         Placement("skipinit", gated, False, "de2020"),
-        Placement("layer_scale", layer_scale, True, "touvron2021"),
+        Placement("layer_scale", layer_scale_block, True, "touvron2021"),
         Placement("t_fixup", bare, False, "huang2020", init="t_fixup"),
         Placement("hybrid_norm", hybrid_norm, True, "zhuo2025", inside=qkv_norms),
         Placement("b2t", b2t, False, "takase2023"),
