@@ -85,7 +85,7 @@ def mix(op: Attention, q: Array | None, k: Array | None, v: Array, run: Run) -> 
     slope: Array | None = None
     shape = (v.shape[0], run.batch, op.heads, run.tokens, v.shape[-2])
     if q is None or k is None:
-        s = xp.zeros((1, 1, 1, *shape[3:]), dtype=v.dtype)
+        s = run.backend.asarray(np.zeros((1, 1, 1, *shape[3:])))
     else:
         s = float(op.score_scale) * xp.reshape(_grouped(q, op, xp) @ xp.matrix_transpose(k), shape)
     if op.relative_bias is not None:
@@ -93,7 +93,7 @@ def mix(op: Attention, q: Array | None, k: Array | None, v: Array, run: Run) -> 
     if op.softcap is not None:
         t = xp.tanh(s / float(op.softcap))
         s, slope = float(op.softcap) * t, 1 - t * t
-    mask = _mask(op, shape[-1], run)
+    mask = _mask(op, run)
     if mask is not None:
         s = xp.where(mask, s, -xp.inf)
     weights = xp.exp(s - xp.max(s, axis=-1, keepdims=True))
@@ -147,25 +147,22 @@ def _grouped(x: Array, op: Attention, xp: Any) -> Array:
     return xp.reshape(x, (x.shape[0], x.shape[1], op.kv_heads, -1, x.shape[-1]))
 
 
-def _mask(op: Attention, keys: int, run: Run) -> Array | None:
-    """(1, batch or 1, 1, tokens, keys), True where a key is seen; None where all are."""
-    hidden = None if op.cross else run.hidden
-    if not op.masked and hidden is None:
+def _mask(op: Attention, run: Run) -> Array | None:
+    """Which keys a query sees, (1, batch or 1, 1, tokens, tokens); None where all are."""
+    if not op.masked and run.real is None:
         return None
     key = (op.causal, op.window, op.cross)
     if key not in run.masks:
-        gap = np.arange(run.tokens)[:, None] - np.arange(keys)  # (tokens, keys), i - j
-        seen = np.ones(gap.shape, dtype=bool)
+        gap = np.arange(run.tokens)[:, None] - np.arange(run.tokens)  # (tokens, tokens), i - j
+        seen = np.ones((1, *gap.shape), dtype=bool)
         if op.causal:
             seen &= gap >= 0
         if op.window is not None:
             seen &= np.abs(gap) < op.window
-        seen = seen[None] if hidden is None else seen & ~hidden[:, None, :]
-        if not seen.any(-1).all():
-            raise InputError(
-                "padding leaves a token nothing to attend to: pad at the end, or leave out the mask of "
-                f"{op.name}"
-            )
+        if run.real is not None:
+            # A padded token sees itself at least: nobody reads its output, and it has to be a number.
+            keys = run.real[:, None, :]
+            seen = seen & (keys if op.cross else keys | (gap == 0))
         run.masks[key] = run.backend.asarray(seen[None, :, None])
     return run.masks[key]
 

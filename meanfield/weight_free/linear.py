@@ -12,7 +12,8 @@ depends on the rest in no way, so that G times it is Gaussian with covariance G 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+import numpy as np
 
 from meanfield.errors import MissingRuleError
 from meanfield.ops import Linear
@@ -48,9 +49,9 @@ def span(x: Array, run: Run) -> Span:
     q, r = xp.linalg.qr(xp.matrix_transpose(x), mode="reduced")
     rows, basis = xp.matrix_transpose(r), xp.matrix_transpose(q)
     if xp.any(sound):  # each seed goes its own way, whatever the others do
-        lower = xp.where(sound, lower, rows)
-        basis = xp.where(sound, xp.linalg.inv(xp.where(sound, lower, _unit(lower, xp))) @ x, basis)
-        rows = lower
+        unit = run.backend.asarray(np.eye(lower.shape[-1]))
+        basis = xp.where(sound, xp.linalg.inv(xp.where(sound, lower, unit)) @ x, basis)
+        rows = xp.where(sound, lower, rows)
     return Span(gram, rows, basis)
 
 
@@ -58,15 +59,11 @@ def _cholesky(x: Array, gram: Array, run: Run) -> tuple[Array, Array]:
     """Cholesky factor, and for which seeds (seeds, 1, 1) it is as accurate as the root of the precision."""
     xp = run.xp
     if x.shape[-2] > x.shape[-1]:
-        return gram, xp.zeros((x.shape[0], 1, 1), dtype=xp.bool)
+        return gram, xp.zeros_like(gram[:, :1, :1], dtype=xp.bool)
     lower = run.backend.cholesky(gram)
     pivots = xp.linalg.diagonal(lower) ** 2
     sound = pivots > run.backend.eps**0.5 * xp.linalg.diagonal(gram)  # (seeds, T); False for NaN
     return lower, xp.all(sound, axis=-1)[:, None, None]
-
-
-def _unit(like: Array, xp: Any) -> Array:
-    return xp.zeros_like(like) + xp.eye(like.shape[-1], dtype=like.dtype)
 
 
 def _root(x: Array, gram: Array, run: Run) -> Array:

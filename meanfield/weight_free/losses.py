@@ -1,6 +1,6 @@
 """Losses at random targets: the gradient of the last hidden states or of the logits.
 
-Each is a mean over tokens that are not padding; ``share`` is a token's weight in it.
+Each is a mean over real tokens; ``share`` is a token's weight in it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ import numpy as np
 
 from meanfield.weight_free.backend import Array
 from meanfield.weight_free.run import Run
-
-LOSSES = ("cross_entropy", "linear", "mse")
 
 
 def linear(y: Array, share: Array, run: Run) -> Array:

@@ -56,14 +56,14 @@ class Run:
         streams: One stream of random numbers for each seed.
         batch: Sequences.
         tokens: Tokens in a sequence.
-        hidden: Padding (batch, tokens), True for a token that nobody attends to; None for none.
+        real: Which tokens are no padding, (batch, tokens); None where all are.
     """
 
     backend: Backend
     streams: list[Any]
     batch: int
     tokens: int
-    hidden: NDArray[np.bool_] | None = None
+    real: NDArray[np.bool_] | None = None
     prefix: str = ""
     layer: int = 0
     squares: dict[ParameterKey, Array] = field(default_factory=dict)

@@ -9,11 +9,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from meanfield import ops
-from meanfield.errors import InputError, MissingRuleError, UnknownNameError, positive_integer
-from meanfield.predict import check_architecture
+from meanfield.errors import InputError, positive_integer
+from meanfield.moments.loss import Loss
+from meanfield.predict.checks import (
+    check_architecture,
+    check_gram,
+    check_ids,
+    check_moments,
+    check_padding,
+)
 from meanfield.weight_free.backend import Backend, generator
-from meanfield.weight_free.losses import LOSSES
-from meanfield.weight_free.run import INTERPRETER, Run
+from meanfield.weight_free.run import Run
 from meanfield.weight_free.stack import Data, squares
 
 
@@ -52,9 +58,9 @@ def sample(
         q: Second moment per coordinate of input vectors; an embedding makes its own input.
         cov: The same between two tokens of a sequence.
         gram: T x T matrix of second moments in place of q and cov.
-        ids: Token ids (batch, tokens); a pair of such arrays, source and target, for an encoder-decoder;
-            uniform for each seed where they are not given.
-        padding: Booleans (batch, tokens), True for a token that nobody attends to and the loss leaves out.
+        ids: Token ids (batch, tokens), for source and target alike; uniform for each seed without.
+        padding: Booleans (batch, tokens), True for a real token; the others are not attended to and have no
+            part in the loss.
         dtype: ``"float32"`` or ``"float64"``.
         backend: Where to compute; numpy by default, with this dtype.
         progress: Called with the number of seeds finished since the last call.
@@ -82,29 +88,31 @@ def sample(
         >>> found[ops.ParameterKey(2, "norm2", "bias")].shape
         (4,)
     """
-    arch = check_architecture(arch)
+    arch, target = check_architecture(arch), Loss(loss, label_smoothing)
     tokens, batch = positive_integer("tokens", tokens), positive_integer("batch", batch)
-    _check_loss(arch, loss, label_smoothing)
     stacks = [arch.encoder, arch.decoder] if isinstance(arch, ops.EncoderDecoder) else [arch]
+    if loss == "cross_entropy" and stacks[-1].head is None:
+        raise InputError(f"loss={loss!r} needs an output head and {arch.name} has none: give vocab=...")
     embedded = stacks[0].embedding is not None
     if embedded and (gram is not None or (q, cov) != (1, 0)):
-        raise InputError("q, cov and gram mean nothing where an embedding makes the input: leave them out")
-    if not embedded and ids is not None:
-        raise InputError("ids without an embedding: give vocab=..., or leave the ids out")
-    hidden = _padding(padding, batch, tokens)
-    if hidden is not None and len(stacks) > 1:
-        raise MissingRuleError("padding in an encoder-decoder", INTERPRETER, "leave the padding out")
+        raise InputError(
+            "q, cov and gram mean nothing where an embedding makes the input: leave them out, or give ids"
+        )
+    real = None if padding is None else check_padding(padding, batch, tokens)
+    if real is not None and not real.any(axis=1).all():
+        raise InputError("padding leaves a sequence without a real token: keep at least one")
     root = None if embedded else _root(q, cov, gram, batch, tokens)
-    given = _ids(stacks, ids, batch, tokens)
+    given = None
+    for stack in stacks if ids is not None else []:
+        given = check_ids(ids, batch, tokens, stack)
     where = Backend(dtype) if backend is None else backend
-    ordered = list(seeds)
-    widest = max(op.d_out for stack in stacks for op in _linears(stack))
-    together = max(1, where.entries // (batch * tokens * widest))
+    ordered = _check_seeds(seeds)
+    together = max(1, where.entries // (batch * tokens * max(_widest(stack) for stack in stacks)))
     found: list[dict[ops.ParameterKey, NDArray[np.float64]]] = []
     for start in range(0, len(ordered), together):
         chunk = ordered[start : start + together]
-        data = _data(stacks, chunk, batch * tokens, loss, label_smoothing, root, given)
-        run = Run(where, where.streams(chunk), batch, tokens, hidden)
+        data = _data(stacks, chunk, batch * tokens, target, root, given)
+        run = Run(where, where.streams(chunk), batch, tokens, real)
         with np.errstate(all="ignore"):  # what is not finite is refused below
             squares(arch, data, run)
         found.append({key: where.host(run.squares[key]) for key in reversed(run.squares)})
@@ -114,98 +122,40 @@ def sample(
     return {key: np.concatenate([part[key] for part in found]) for key in found[0]}
 
 
-def _linears(arch: ops.Transformer) -> list[ops.Linear]:
-    parts: list[ops.Op] = [*arch.layers, *([arch.entry] if arch.entry is not None else [])]
-    found = [op for part in parts for op in ops.walk(part) if isinstance(op, ops.Linear)]
-    return found if arch.head is None else [*found, arch.head.linear]
+def _check_seeds(seeds: Iterable[int]) -> list[int]:
+    ordered = list(seeds)
+    whole = all(isinstance(seed, int | np.integer) and seed >= 0 for seed in ordered)
+    if not whole or not ordered or len(set(ordered)) < len(ordered):
+        raise InputError("seeds are no distinct integers of at least 0: give one or more, such as range(64)")
+    return ordered
 
 
-def _check_loss(arch: ops.Transformer | ops.EncoderDecoder, loss: str, label_smoothing: float) -> None:
-    if loss not in LOSSES:
-        raise UnknownNameError("loss", loss, LOSSES)
-    top = arch.decoder if isinstance(arch, ops.EncoderDecoder) else arch
-    if loss == "cross_entropy" and top.head is None:
-        raise InputError(
-            f"loss='cross_entropy' needs an output head and {arch.name} has none: give vocab=..."
-        )
-    if not 0 <= label_smoothing < 1:
-        raise InputError(f"label_smoothing={label_smoothing} is outside [0, 1): give a share such as 0.1")
-    if label_smoothing and loss != "cross_entropy":
-        raise InputError(
-            f"label_smoothing={label_smoothing} means nothing for loss={loss!r}: give 0, or 'cross_entropy'"
-        )
-
-
-def _padding(padding: ArrayLike | None, batch: int, tokens: int) -> NDArray[np.bool_] | None:
-    if padding is None:
-        return None
-    hidden = np.asarray(padding)
-    if hidden.dtype != bool or hidden.shape != (batch, tokens):
-        raise InputError(
-            f"padding has shape {hidden.shape} and type {hidden.dtype}: give booleans {(batch, tokens)}"
-        )
-    if hidden.all(-1).any():
-        raise InputError("padding hides a whole sequence: leave that sequence out")
-    return hidden if hidden.any() else None
+def _widest(arch: ops.Transformer) -> int:
+    parts = [part for part in (arch.entry, *arch.layers) if part is not None]
+    sizes = [op.d_out for part in parts for op in ops.walk(part) if isinstance(op, ops.Linear)]
+    return max([arch.width, *sizes, *([] if arch.head is None else [arch.head.linear.d_out])])
 
 
 def _root(
     q: float, cov: float, gram: ArrayLike | None, batch: int, tokens: int
 ) -> NDArray[np.float64] | None:
     """Root of the Gram matrix of input vectors; None for independent tokens of second moment 1."""
-    total = batch * tokens
-    if gram is None:
-        if (q, cov) == (1, 0):
-            return None
-        if not (np.isfinite(q) and np.isfinite(cov) and q > 0):
-            raise InputError(f"q={q}, cov={cov} are no second moments: give finite numbers, q above 0")
-        matrix = np.kron(np.eye(batch), np.full((tokens, tokens), float(cov)) + (q - cov) * np.eye(tokens))
-    else:
-        matrix = np.asarray(gram, dtype=np.float64)
-        if matrix.shape != (total, total):
-            raise InputError(f"gram has shape {matrix.shape}: give {(total, total)}, batch * tokens each way")
-        if not np.isfinite(matrix).all():
-            raise InputError("gram has entries that are not finite: give finite second moments")
-        if not np.allclose(matrix, matrix.T, rtol=1e-9, atol=1e-12 * np.abs(matrix).max()):
-            raise InputError("gram is not symmetric: give second moments <x_i, x_j>/d")
+    check_moments(q, cov, tokens)
+    if gram is None and (q, cov) == (1, 0):
+        return None
+    within = np.full((tokens, tokens), float(cov)) + (q - cov) * np.eye(tokens)
+    matrix = np.kron(np.eye(batch), within) if gram is None else check_gram(gram, batch * tokens)
     values, vectors = np.linalg.eigh(matrix)
-    if values[0] < -1e-9 * max(values[-1], 0.0):
-        raise InputError(
-            f"gram (or q={q}, cov={cov}) is not positive semidefinite, least eigenvalue {values[0]:.3g}: "
-            "give second moments of vectors"
-        )
-    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
-
-
-def _ids(
-    stacks: list[ops.Transformer], ids: ArrayLike | None, batch: int, tokens: int
-) -> list[NDArray[Any] | None]:
-    """Given ids as (1, T), for each stack."""
-    if ids is None:
-        return [None] * len(stacks)
-    found: list[NDArray[Any] | None] = []
-    for stack, part in zip(stacks, np.asarray(ids).reshape(len(stacks), -1), strict=True):
-        assert stack.embedding is not None
-        if part.dtype.kind not in "iu" or part.size != batch * tokens:
-            raise InputError(
-                f"ids have {part.size} entries of type {part.dtype}: give integers {(batch, tokens)}"
-            )
-        if part.min() < 0 or part.max() >= stack.embedding.vocab:
-            raise InputError(
-                f"ids reach from {part.min()} to {part.max()}: give ids from 0 to {stack.embedding.vocab - 1}"
-            )
-        found.append(part.reshape(1, -1))
-    return found
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)), dtype=np.float64)
 
 
 def _data(
     stacks: list[ops.Transformer],
     seeds: list[int],
     total: int,
-    loss: str,
-    label_smoothing: float,
+    loss: Loss,
     root: NDArray[np.float64] | None,
-    given: list[NDArray[Any] | None],
+    ids: NDArray[Any] | None,
 ) -> Data:
     """Ids and labels of some seeds, each from the seed's own stream on the host."""
     streams = [generator(seed, "discrete") for seed in seeds]
@@ -213,14 +163,17 @@ def _data(
     def integers(high: int) -> NDArray[Any]:
         return np.stack([stream.integers(high, size=total) for stream in streams])
 
-    ids = [
-        None if stack.embedding is None else integers(stack.embedding.vocab) if part is None
-        else np.broadcast_to(part, (len(seeds), total))
-        for stack, part in zip(stacks, given, strict=True)
-    ]  # fmt: skip
+    looked_up: list[NDArray[Any] | None] = []
+    for stack in stacks:
+        if stack.embedding is None:
+            looked_up.append(None)
+        elif ids is None:
+            looked_up.append(integers(stack.embedding.vocab))
+        else:
+            looked_up.append(np.broadcast_to(ids.reshape(1, -1), (len(seeds), total)))
     head = stacks[-1].head
-    labels = integers(head.linear.d_out) if loss == "cross_entropy" and head is not None else None
-    return Data(loss, label_smoothing, root, ids, labels)
+    labels = integers(head.linear.d_out) if loss.name == "cross_entropy" and head is not None else None
+    return Data(loss, root, looked_up, labels)
 
 
 def _check_finite(found: dict[ops.ParameterKey, NDArray[np.float64]], seeds: list[int]) -> None:

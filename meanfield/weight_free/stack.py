@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meanfield import ops
+from meanfield.moments.loss import Loss
 from meanfield.weight_free import losses
 from meanfield.weight_free.backend import Array
 from meanfield.weight_free.backward import backward
@@ -25,15 +26,13 @@ class Data:
     """What a pass is fed with.
 
     Attributes:
-        loss: Name of the loss.
-        label_smoothing: For cross entropy.
+        loss: The loss.
         root: Root of the T x T Gram matrix of input vectors; None for independent tokens.
         ids: One (seeds or 1, T) array of ids for each stack.
         labels: Classes (seeds, T), or None.
     """
 
-    loss: str
-    label_smoothing: float
+    loss: Loss
     root: NDArray[Any] | None
     ids: list[NDArray[Any] | None]
     labels: NDArray[Any] | None
@@ -108,16 +107,16 @@ def _up(
 def _top(arch: ops.Transformer, y: Array, data: Data, run: Run) -> Array:
     """Gradient of the last hidden states."""
     run.layer = arch.depth + 1
-    real = np.ones(run.batch * run.tokens) if run.hidden is None else 1.0 - run.hidden.reshape(-1)
+    real = np.ones(run.batch * run.tokens) if run.real is None else 1.0 * run.real.reshape(-1)
     share = run.backend.asarray((real / real.sum())[:, None])
-    if data.loss == "linear":
+    if data.loss.name == "linear":
         return losses.linear(y, share, run)
-    if data.loss == "mse":
+    if data.loss.name == "mse":
         return losses.mse(y, share, run)
     assert arch.head is not None
     assert data.labels is not None
     logits, saved = forward(arch.head, y, run)
-    g = losses.cross_entropy(logits, data.labels, share, data.label_smoothing, run)
+    g = losses.cross_entropy(logits, data.labels, share, data.loss.label_smoothing, run)
     return backward(arch.head, saved, g, run)
 
 
