@@ -20,7 +20,7 @@ from meanfield.moments.forward import forward
 from meanfield.moments.record import Record
 from meanfield.moments.state import Exchangeable
 
-WIDTH, SETTINGS = 512, 100
+WIDTH, SETTINGS, DRAWS = 512, 100, 100
 MEASURED = Path(__file__).parent / "measured" / "components.csv"
 QUANTITIES = ["q", "cov", "q_grad", "cov_grad"]
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", "tanh", "relu_squared", "quick_gelu", "sigmoid")
@@ -104,13 +104,18 @@ def predicted(component: str, s: Setting) -> Values:
 
 
 def errors(component: str, table: pd.DataFrame) -> pd.DataFrame:
-    """Return |predicted - measured| / measured variance of the same pass, one row per setting.
+    """Return |predicted - measured| over the variance of the same pass, and its standard error.
 
     Args:
         component: A key of `COMPONENTS`.
-        table: Measured values of its settings, in order; columns `QUANTITIES`.
+        table: Measured values of its settings, in order; columns `QUANTITIES` and the same with ``_se``.
+
+    Returns:
+        The same columns, one row per setting.
     """
-    theory = pd.DataFrame([predicted(component, s) for s in settings(component)], columns=QUANTITIES)
-    gap = (theory - table[QUANTITIES].reset_index(drop=True)).abs()
+    theory = np.array([predicted(component, s) for s in settings(component)])  # (settings, quantities)
     variance = table[["q", "q", "q_grad", "q_grad"]].to_numpy()
-    return gap / variance
+    errors_se = [f"{quantity}_se" for quantity in QUANTITIES]
+    found = pd.DataFrame(np.abs(theory - table[QUANTITIES]) / variance, columns=QUANTITIES)
+    found[errors_se] = table[errors_se].to_numpy() / variance
+    return found

@@ -15,9 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from benchmarks.accuracy.components import COMPONENTS, MEASURED, QUANTITIES, WIDTH, Setting, settings
-
-DRAWS = 100
+from benchmarks.accuracy.components import COMPONENTS, DRAWS, MEASURED, QUANTITIES, WIDTH, Setting, settings
 
 
 def _weight(d_in: int, d_out: int, sigma_w_sq: float) -> Tensor:
@@ -45,7 +43,8 @@ def _norm(x: Tensor, s: Setting) -> Tensor:
 
 def _attention(x: Tensor, s: Setting) -> Tensor:
     def split(sigma_w_sq: float) -> Tensor:  # (heads, tokens, head size)
-        return (x @ _weight(WIDTH, WIDTH, sigma_w_sq)).unflatten(1, (s["heads"], -1)).transpose(0, 1)
+        y = x @ _weight(WIDTH, WIDTH, sigma_w_sq)
+        return y.reshape(len(y), s["heads"], -1).transpose(0, 1)
 
     q, k, v = split(s["sigma_q_sq"]), split(s["sigma_k_sq"]), split(s["sigma_w_sq"])
     weights = (q @ k.transpose(1, 2) / q.shape[2] ** 0.5).softmax(-1)  # (heads, tokens, tokens)
@@ -77,10 +76,10 @@ def measured(component: str, s: Setting) -> dict[str, Any]:
     for _ in range(DRAWS):
         x = _vectors(s["tokens"], WIDTH, s["q"], s["rho"]).requires_grad_()
         y = RUN[component](x, s)
-        y.backward(_vectors(s["tokens"], y.shape[1], 1 / y.shape[1], s["rho_grad"]))
-        assert x.grad is not None
+        gradient = _vectors(s["tokens"], y.shape[1], 1 / y.shape[1], s["rho_grad"])
+        (before,) = torch.autograd.grad(y, x, gradient)
         q, cov = _moments(y.detach())
-        draws.append((q / y.shape[1], cov / y.shape[1], *_moments(x.grad)))
+        draws.append((q / y.shape[1], cov / y.shape[1], *_moments(before)))
     table = pd.DataFrame(draws, columns=QUANTITIES)
     return {"component": component, **table.mean(), **table.sem().add_suffix("_se")}
 

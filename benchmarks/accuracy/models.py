@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import empirical
 import meanfield as mf
 from benchmarks.accuracy import names
-from empirical.build import named_parameters
+from empirical.names import named_parameters
 from meanfield.ops import ParameterKey
 
 DEPTH, TOKENS, BATCH, VOCAB = 6, 32, 2, 1000

@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 
 from benchmarks.accuracy.compare import KEYS, join, judge, score
+from benchmarks.accuracy.components import COMPONENTS, QUANTITIES, errors, predicted, settings
+from benchmarks.accuracy.report import Comparison, report
 from benchmarks.accuracy.store import Measured, condense, load_measured, save_measured
 from meanfield.errors import InputError
 from meanfield.ops import ParameterKey
@@ -76,3 +78,36 @@ def test_a_measurement_survives_the_disk(tmp_path: Path) -> None:
     assert (again.setting, again.keys, again.seeds) == (measured.setting, measured.keys, SEEDS)
     assert np.array_equal(again.se, measured.se)
     assert again.values.shape == (256, 3)
+
+
+def test_the_page_says_what_was_met_and_names_what_was_not() -> None:
+    truth = 10.0 ** np.linspace(-6, 2, TENSORS)
+    measured = _measured(truth)
+    predicted_table = _predicted(truth, measured)
+    alone = {name: pd.DataFrame(0.01, index=range(5), columns=_columns()) for name in COMPONENTS}
+
+    def page(table: pd.DataFrame) -> str:
+        judged = judge(join(table, measured), 0.02)
+        return report([Comparison("made_up", 512, SEEDS, judged)], alone, "no library")
+
+    right = page(predicted_table)
+    assert right.count("- Met:") == 4
+    assert "Missed" not in right
+    culprit = (predicted_table.layer == 2) & (predicted_table.module == "module3")
+    predicted_table.loc[culprit, "grad_sq"] *= 1.06
+    wrong = page(predicted_table)
+    assert wrong.count("**Missed**: every tensor") == 1
+    assert "| made_up | 512 | 2 module3 weight |" in wrong
+
+
+def _columns() -> list[str]:
+    return [*QUANTITIES, *(f"{quantity}_se" for quantity in QUANTITIES)]
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_component_errors_are_zero_for_the_theory_itself(component: str) -> None:
+    table = pd.DataFrame([predicted(component, s) for s in settings(component)], columns=QUANTITIES)
+    table[[f"{quantity}_se" for quantity in QUANTITIES]] = 0.0
+    assert errors(component, table)[QUANTITIES].to_numpy().max() < 1e-12
+    table["q_grad"] *= 1.05
+    assert errors(component, table).q_grad.to_numpy() == pytest.approx(0.05 / 1.05)
