@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -124,8 +125,8 @@ class GradientRatio:
 
     @property
     def ratio(self) -> float:
-        """Largest over smallest."""
-        return max(self.norms) / min(self.norms)
+        """Largest over smallest; infinite if a layer has no gradient at all."""
+        return max(self.norms) / min(self.norms) if min(self.norms) else math.inf
 
 
 def gradient_ratio(arch: Transformer, *, tokens: int, batch: int = 1, loss: str = "linear") -> GradientRatio:
@@ -231,6 +232,7 @@ def depth_to_share(
         raise UnknownNameError("preset", preset, PRESETS)
     positive_integer("longest", longest)
 
+    @functools.cache
     def reached(depth: int) -> float:
         prediction = predict(PRESETS[preset](depth=depth, **options), tokens=tokens)
         if of == "token":

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-import re
 import sys
 import tempfile
+import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +18,9 @@ from typing import Any
 
 from meanfield import cli
 from meanfield.errors import InputError, MissingRuleError
-from meanfield.initialization import SCHEMES
-from meanfield.predict.arguments import PROG, architecture_from, parser
-from meanfield.presets import OPTIONS, PRESETS
+from meanfield.initialization import initializations
+from meanfield.predict.arguments import PAIRS, PROG, architecture_from, parser
+from meanfield.presets import OPTIONS, presets
 
 WAIT = 2.0  # seconds before a progress bar is worth its place
 
@@ -45,23 +45,24 @@ def _patience(text: str) -> Iterator[None]:
 
 
 def _list() -> str:
-    import textwrap
+    def wrapped(text: str, indent: int) -> str:
+        return textwrap.fill(text, 80, initial_indent=" " * indent, subsequent_indent=" " * indent)
 
-    def wrapped(text: str) -> str:
-        return textwrap.fill(text, 80, initial_indent="      ", subsequent_indent="      ")
-
-    lines = ["Presets:"]
-    for name, preset in PRESETS.items():
-        doc = inspect.getdoc(preset) or ""
-        source = re.search(r"Source:\n\s+(.+?)(?:\n\s*\n|\Z)", doc, re.DOTALL)
-        cited = f" [{' '.join(source[1].split()).rstrip('.')}]" if source else ""
-        lines += [f"  {name}", wrapped(doc.splitlines()[0].rstrip(".") + cited)]
-    for title, names in (("Options", OPTIONS), ("Initialisations", SCHEMES)):
-        lines += [
-            "",
-            f"{title}:",
-            textwrap.fill(", ".join(names), 80, initial_indent="  ", subsequent_indent="  "),
-        ]
+    lines = ["Presets (N: norm, F: sub-layer, A: attention, l: layer of L):", ""]
+    for row in presets().to_dict("records"):
+        used = f"; {row['hugging_face']}" if row["hugging_face"] else ""
+        lines += [f"  {row['name']}", wrapped(f"{row['equation']}  [{row['source']}{used}]", 6)]
+    for name, preset in PAIRS.items():
+        lines += [f"  {name}", wrapped((inspect.getdoc(preset) or "").splitlines()[0], 6)]
+    lines += ["", "Initialisations, variance of an entry (d: width):", ""]
+    for row in initializations().to_dict("records"):
+        lines += [f"  {row['name']}", wrapped(f"{row['variances']}  [{row['source']}; {row['used_by']}]", 6)]
+    lines += [
+        "",
+        "Options of presets, with --set where they have no flag:",
+        "",
+        wrapped(", ".join(OPTIONS), 2),
+    ]
     return "\n".join([*lines, ""])
 
 

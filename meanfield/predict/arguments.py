@@ -12,9 +12,10 @@ from typing import Any
 from meanfield import cli
 from meanfield.errors import InputError, UnknownNameError
 from meanfield.ops import EncoderDecoder, Transformer
-from meanfield.presets import PRESETS
+from meanfield.presets import PRESETS, encoder_decoder, paper_encoder_decoder
 
 PROG = "python -m meanfield.predict"
+PAIRS: dict[str, Any] = {"encoder_decoder": encoder_decoder, "paper_encoder_decoder": paper_encoder_decoder}
 
 
 def _integer(text: str) -> int:
@@ -174,12 +175,21 @@ def architecture_from(args: argparse.Namespace) -> Transformer | EncoderDecoder:
 
 
 def _preset(name: str, options: dict[str, Any]) -> Transformer | EncoderDecoder:
-    if name not in PRESETS:
-        raise UnknownNameError("preset", name, PRESETS)
-    preset = PRESETS[name]
+    known = {**PRESETS, **PAIRS}
+    if name not in known:
+        raise UnknownNameError("preset", name, known)
+    preset = known[name]
     parameters = inspect.signature(preset).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        for option in options:
-            if option not in parameters:
-                raise UnknownNameError(f"option of {name}", option, parameters)
-    return preset(**{"width": 512, "depth": 6, **options})
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for option in () if open_ended else options:
+        if option not in parameters:
+            raise UnknownNameError(f"option of {name}", option, parameters)
+    given = {"width": 512, "depth": 6, **options}
+    for option, parameter in parameters.items():
+        if (
+            parameter.default is parameter.empty
+            and parameter.kind is parameter.KEYWORD_ONLY
+            and option not in given
+        ):
+            raise InputError(f"{name} needs {option}: give --{option.replace('_', '-')}")
+    return preset(**given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -75,12 +75,13 @@ def _runs(layers: list[int]) -> list[str]:
     return [str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True)]
 
 
-def parameter_table(df: pd.DataFrame, keep: Keep = None) -> RenderableType:
+def parameter_table(df: pd.DataFrame, keep: Keep = None, width: int = 80) -> RenderableType:
     """Lay out one row per parameter, and say what was left out.
 
     Args:
         df: The table of a `Prediction`.
         keep: First and last layer to show, or None for as many as fit.
+        width: Columns of the terminal.
 
     Returns:
         The table, with a note below it where layers are missing.
@@ -88,12 +89,16 @@ def parameter_table(df: pd.DataFrame, keep: Keep = None) -> RenderableType:
     sampled = "grad_sq_sd" in df
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("layer", justify="right")
-    table.add_column("module")
+    table.add_column("module", no_wrap=True)
     table.add_column("parameter")
     table.add_column("grad norm", justify="right")
     if sampled:
         table.add_column("± s.e.", justify="right")
         table.add_column("95 % of seeds", justify="right")
+    else:
+        table.add_column("")
+    largest = float(df.grad_norm.max()) or 1.0
+    room = min(BAR, width - 36 - max((len(name) for name in df.module), default=0))
     shown = shown_layers(df, keep)
     previous = None
     for row in df[df.layer.isin(shown)].to_dict("records"):
@@ -105,6 +110,8 @@ def parameter_table(df: pd.DataFrame, keep: Keep = None) -> RenderableType:
             error = row["grad_sq_se"] / (2 * row["grad_norm"]) if row["grad_norm"] else 0.0
             low, high = (max(0.0, row[f"grad_sq_{end}"]) ** 0.5 for end in ("low", "high"))
             cells += [number(error), f"{number(low)} … {number(high)}"]
+        else:
+            cells.append(_bar(row["grad_norm"] / largest, room))
         table.add_row(*cells)
     missing = [int(layer) for layer in df.layer.unique() if layer not in shown]
     if keep is not None or not missing:
@@ -137,11 +144,15 @@ def layer_table(df: pd.DataFrame) -> RenderableType:
     for k, row in enumerate(layers.to_dict("records")):
         if k % step and k != len(layers) - 1:
             continue
-        bar = "█" * max(1, round(BAR * row["grad_norm"] / largest)) if row["grad_norm"] else ""
         label = names.get(row["layer"], "")
+        bar = _bar(row["grad_norm"] / largest, BAR)
         cells = [str(row["layer"]), number(row["grad_norm"]), f"{bar} {label}".strip()]
         table.add_row(*([row["stack"]] if several else []), *cells)
     return table
+
+
+def _bar(share: float, room: int) -> str:
+    return "█" * max(1, round(room * share)) if share > 0 and room > 0 else ""
 
 
 def as_table(prediction: Prediction, keep: Keep = None, console: Console | None = None) -> str:
@@ -164,13 +175,14 @@ def as_table(prediction: Prediction, keep: Keep = None, console: Console | None 
     inner = layers[(layers.layer > 0) & (layers.layer <= int(given["depth"]))].grad_norm
     ratio = f"{inner.max() / inner.min():.3g}" if float(inner.min()) > 0 else "infinite"
     samples = "finite width, mean over seeds" if "grad_sq_sd" in df else "limit of infinite width"
+    error = prediction.sampling_error
     with console.capture() as capture:
         console.print(Text(str(given["arch"]), style="bold"))
         console.print(what, highlight=False)
         console.print()
         console.print(f"Gradient norm of each parameter ({samples}):", highlight=False)
         console.print()
-        console.print(parameter_table(df, keep))
+        console.print(parameter_table(df, keep, console.width))
         console.print()
         console.print("Gradient norm of each layer, all its parameters together:", highlight=False)
         console.print()
@@ -179,6 +191,11 @@ def as_table(prediction: Prediction, keep: Keep = None, console: Console | None 
         console.print(
             f"All parameters: {number(total)}. Largest layer / smallest layer: {ratio}.", highlight=False
         )
+        if error:
+            console.print(
+                f"Averages over attention scores were drawn: relative standard error up to {error:.1e}.",
+                highlight=False,
+            )
     text = capture.get()
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
@@ -190,16 +207,25 @@ def as_json(prediction: Prediction) -> str:
         prediction: The prediction.
 
     Returns:
-        The text; NaN never stands in it.
+        The text; null stands for what is not finite, such as the logarithm of 0.
     """
     df = prediction.df
     own = df.drop(columns=list(prediction.configuration))
     found = {
         "configuration": prediction.configuration,
-        "parameters": own.to_dict("records"),
-        "layers": by_layer(df).to_dict("records"),
+        "parameters": _records(own),
+        "layers": _records(by_layer(df)),
     }
     return json.dumps(found, indent=1, allow_nan=False) + "\n"
+
+
+def _records(df: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as dictionaries; what is not finite, such as the logarithm of 0, becomes None."""
+    infinite = {float("inf"), float("-inf")}
+    return [
+        {str(key): None if value != value or value in infinite else value for key, value in row.items()}
+        for row in df.to_dict("records")
+    ]
 
 
 def as_csv(prediction: Prediction) -> str:
