@@ -17,12 +17,12 @@ def activate(activation: str, u: Array, backend: Backend) -> tuple[Array, Array]
         backend: Whose arrays.
 
     Returns:
-        Value and slope; at a kink the slope from the left, as automatic differentiation has it.
+        Value and slope; at a kink the left one, as automatic differentiation has it.
 
     Example:
         >>> import numpy as np
-        >>> [part.tolist() for part in activate("relu_squared", np.array([-1.0, 3.0]), Backend())]
-        [[0.0, 9.0], [0.0, 6.0]]
+        >>> [part.tolist() for part in activate("sigmoid", np.zeros(1), Backend())]
+        [[0.5], [0.25]]
     """
     return _RULES[activation](u, backend)
 

@@ -6,10 +6,9 @@ from functools import singledispatch
 
 from meanfield import ops
 from meanfield.errors import MissingRuleError
-from meanfield.weight_free import attention
+from meanfield.weight_free import attention, linear
 from meanfield.weight_free.backend import Array
 from meanfield.weight_free.forward import Saved
-from meanfield.weight_free.linear import Projected, note, project_back
 from meanfield.weight_free.run import Run, squared
 
 INTERPRETER = "weight_free.backward"
@@ -31,9 +30,9 @@ def backward(op: ops.Op, saved: Saved, g: Array, run: Run) -> Array:
     raise MissingRuleError(op, INTERPRETER)
 
 
-def _through(module: str, saved: Projected, gradients: dict[str, Array], run: Run) -> Array:
-    g, squares = project_back(saved, gradients, run)
-    note(module, saved, gradients, squares, run)
+def _through(module: str, saved: linear.Projected, gradients: dict[str, Array], run: Run) -> Array:
+    g, squares = linear.project_back(saved, gradients, run)
+    linear.note(module, saved, gradients, squares, run)
     return g
 
 
@@ -94,8 +93,7 @@ def _attention(op: ops.Attention, saved: Saved, g: Array, run: Run) -> Array:
         g = _through(op.name, output, {"o": g}, run)
     if op.inner is not None:
         g = backward(op.inner, inner, g, run)
-    heads = op.value.d_out // (op.kv_heads * (mixed.v.shape[-1])) * op.heads
-    of_q, of_k, of_v = attention.mix_back(op, mixed, attention.split(g, heads, run), run)
+    of_q, of_k, of_v = attention.mix_back(op, mixed, attention.split(g, op.heads, run), run)
     gradients = {
         name: _heads_back(op, name, of, norms[name], run)
         for name, of in (("v", of_v), ("k", of_k), ("q", of_q))
@@ -208,7 +206,7 @@ def _head(op: ops.Head, saved: Saved, g: Array, run: Run) -> Array:
         return _through(op.name, read, {"": g}, run)
     assert run.tied is not None
     known, g = g[..., : x.shape[1]], g[..., x.shape[1] :]
-    of_others, squares = project_back(read, {"": g}, run)
+    of_others, squares = linear.project_back(read, {"": g}, run)
     run.tied.gradient = xp.matrix_transpose(known) @ x
     run.tied.others = squares[""]
     return of_others + known @ run.tied.rows

@@ -10,10 +10,9 @@ from typing import Any, TypeAlias
 
 from meanfield import ops
 from meanfield.errors import MissingRuleError
-from meanfield.weight_free import attention
+from meanfield.weight_free import attention, linear
 from meanfield.weight_free.activations import activate
 from meanfield.weight_free.backend import Array
-from meanfield.weight_free.linear import project
 from meanfield.weight_free.run import INTERPRETER, Run, Tied
 
 Saved: TypeAlias = Any
@@ -37,7 +36,7 @@ def forward(op: ops.Op, x: Array, run: Run) -> tuple[Array, Saved]:
 @forward.register
 def _linear(op: ops.Linear, x: Array, run: Run) -> tuple[Array, Saved]:
     """X W + b. Source: definition."""
-    outputs, saved = project({"": op}, x, run)
+    outputs, saved = linear.project({"": op}, x, run)
     return outputs[""], saved
 
 
@@ -84,7 +83,7 @@ def _attention(op: ops.Attention, x: Array, run: Run) -> tuple[Array, Saved]:
     norms: dict[str, Saved] = {}
     projected: dict[str, Array] = {}
     for source, names in _sources(op, x, run):
-        outputs, saved = project({name: maps[name] for name in names if name in maps}, source, run)
+        outputs, saved = linear.project({name: maps[name] for name in names if name in maps}, source, run)
         projected |= outputs
         read.append(saved)
     for name, y in projected.items():
@@ -95,7 +94,7 @@ def _attention(op: ops.Attention, x: Array, run: Run) -> tuple[Array, Saved]:
         y, inner = forward(op.inner, y, run)
     output = None
     if op.output is not None:
-        outputs, output = project({"o": op.output}, y, run)
+        outputs, output = linear.project({"o": op.output}, y, run)
         y = outputs["o"]
     return y, (read, norms, saved_mix, inner, output)
 
@@ -128,18 +127,18 @@ def _heads(op: ops.Attention, name: str, y: Array, run: Run) -> tuple[Array, Sav
 def _feed_forward(op: ops.FeedForward, x: Array, run: Run) -> tuple[Array, Saved]:
     """down(inner(phi(up x))), or down(inner(phi(gate x) * up x)). Source: definition."""
     if op.gate is None:
-        outputs, read = project({"up": op.up}, x, run)
+        outputs, read = linear.project({"up": op.up}, x, run)
         y, slope = activate(op.activation, outputs["up"], run.backend)
         factors = {"up": slope}
     else:
-        outputs, read = project({"gate": op.gate, "up": op.up}, x, run)
+        outputs, read = linear.project({"gate": op.gate, "up": op.up}, x, run)
         gate, slope = activate(op.activation, outputs["gate"], run.backend)
         y = gate * outputs["up"]
         factors = {"gate": slope * outputs["up"], "up": gate}
     inner = None
     if op.inner is not None:
         y, inner = forward(op.inner, y, run)
-    outputs, down = project({"down": op.down}, y, run)
+    outputs, down = linear.project({"down": op.down}, y, run)
     return outputs["down"], (read, factors, inner, down)
 
 
@@ -217,11 +216,11 @@ def _head(op: ops.Head, x: Array, run: Run) -> tuple[Array, Saved]:
     """Logits c tanh(scale x W / c), (seeds, T, vocab). Source: definition."""
     # A tied head has one column more for each token: that of its id, whose column among the others is barred.
     xp, scale = run.xp, float(op.scale)
-    linear = op.linear
+    weights = op.linear
     if op.tied:
         assert run.tied is not None
-        linear = ops.Linear(linear.d_in, linear.d_out, run.tied.law)
-    outputs, read = project({"": linear}, x, run)
+        weights = ops.Linear(weights.d_in, weights.d_out, run.tied.law)
+    outputs, read = linear.project({"": weights}, x, run)
     logits = outputs[""]
     if op.tied:
         assert run.tied is not None

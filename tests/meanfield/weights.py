@@ -1,0 +1,159 @@
+"""The sampler's forward and backward rules on weights that exist: the two oracles of `meanfield.weight_free`.
+
+`Dense` draws every weight and multiplies by it. `Given` takes weights, masks and targets from a torch
+model, so that automatic differentiation must find the same gradients, number by number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812  (the field's name for it)
+
+from empirical import build
+from empirical.layers import Context
+from empirical.names import dropouts, named_parameters
+from meanfield import ops
+from meanfield.moments.loss import Loss
+from meanfield.weight_free import Backend, linear
+from meanfield.weight_free.backend import Array
+from meanfield.weight_free.run import Run
+from meanfield.weight_free.stack import Data, squares
+
+
+@dataclass
+class Dense:
+    """Linear maps of some tokens, with their weights."""
+
+    maps: dict[str, ops.Linear]
+    x: Array
+    weights: dict[str, Array]
+
+    @property
+    def basis(self) -> Array:
+        """A span is its own tokens here."""
+        return self.x
+
+
+def dense_project(maps: dict[str, ops.Linear], x: Any, run: Run) -> tuple[dict[str, Array], Dense]:
+    tokens = x.rows @ x.basis if hasattr(x, "rows") else x
+    weights = {name: run.draw(op.weight, op.d_in, op.d_out) for name, op in maps.items()}
+    outputs = {}
+    for name, op in maps.items():
+        outputs[name] = tokens @ weights[name]
+        if op.bias is not None and (op.bias.variance or op.bias.mean):
+            outputs[name] = outputs[name] + run.draw(op.bias, 1, op.d_out)
+    return outputs, Dense(maps, tokens, weights)
+
+
+def dense_project_back(saved: Dense, gradients: dict[str, Array], run: Run) -> tuple[Array, dict[str, Array]]:
+    found = {name: np.swapaxes(saved.x, 1, 2) @ g for name, g in gradients.items()}
+    before = sum(gradients[name] @ np.swapaxes(saved.weights[name], 1, 2) for name in saved.maps)
+    return before, {name: (found[name] ** 2).sum((1, 2)) for name in saved.maps}
+
+
+def distinct(value: Any, counter: Iterator[int]) -> Any:
+    """Give every law in an architecture a variance of its own, by which its tensor can be found."""
+    if isinstance(value, ops.Draw):
+        return ops.Draw((1 + next(counter) / 1000) / 16)
+    if isinstance(value, tuple):
+        return tuple(distinct(item, counter) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changed = {f.name: distinct(getattr(value, f.name), counter) for f in dataclasses.fields(value)}
+        return dataclasses.replace(value, **changed)
+    return value
+
+
+class Given(Run):
+    """A pass of one seed whose weights, masks and normals are those of a torch model."""
+
+    def __init__(
+        self, arch: Any, model: Any, ids: np.ndarray, normals: list[np.ndarray], **layout: Any
+    ) -> None:
+        super().__init__(Backend(), [None], **layout)
+        self.given = iter(normals)
+        self.mask_stream = np.random.default_rng(0)
+        self.values = {(p.key.layer, p.law): p.tensor.detach().numpy() for p in named_parameters(model)}
+        self.rows: dict[ops.Draw, np.ndarray] = {}  # of the row that each token reads
+        for stack in (arch.encoder, arch.decoder) if isinstance(arch, ops.EncoderDecoder) else (arch,):
+            places = np.tile(np.arange(self.tokens), self.batch)
+            for table, read in (
+                (stack.embedding, ids), (stack.position, places), (stack.segment, 0 * places)
+            ):  # fmt: skip
+                if table is not None:
+                    self.rows[table.weight] = read
+
+    def normal(self, *shape: int) -> Array:
+        return next(self.given).reshape(1, *shape)
+
+    def keep(self, rate: float, shape: tuple[int, ...]) -> Array:
+        return (self.mask_stream.random(shape, dtype=np.float32) >= rate)[None] / (1 - rate)
+
+    def draw(self, law: ops.Draw, *shape: int) -> Array:
+        if law not in self.rows:
+            return self.values[self.layer, law].reshape(1, *shape)
+        table = self.values[0, law]
+        return table.T[None] if self.layer else table[self.rows[law]][None]  # a tied head, or an embedding
+
+
+def both_ways(
+    arch: Any,
+    loss: str,
+    *,
+    tokens: int,
+    batch: int,
+    padding: np.ndarray | None = None,
+    smoothing: float = 0.0,
+) -> tuple[dict[ops.ParameterKey, float], dict[ops.ParameterKey, float]]:
+    """Squared gradient norms of one model by the sampler's rules, and by automatic differentiation."""
+    arch = distinct(arch, itertools.count())
+    model = build(arch, dtype="float64")
+    shared = np.random.default_rng(0)
+    for module in dropouts(model):
+        module.generator = shared
+    stream, total = np.random.default_rng(1), batch * tokens
+    stack = arch.decoder if isinstance(arch, ops.EncoderDecoder) else arch
+    ids = stream.integers(0 if stack.embedding is None else stack.embedding.vocab, size=total, endpoint=True)
+    ids = np.minimum(ids, 10**9 if stack.embedding is None else stack.embedding.vocab - 1)
+    ids[-1] = ids[0]  # a token that occurs twice
+    x, r = stream.standard_normal((2, total, stack.width))
+    labels = stream.integers(1 if stack.head is None else stack.head.linear.d_out, size=(1, total))
+    labels[0, 0] = ids[0] if stack.embedding is not None else labels[0, 0]
+
+    run = Given(
+        arch, model, ids, [r] if stack.embedding is not None else [x, r],
+        batch=batch, tokens=tokens, real=padding,
+    )  # fmt: skip
+    looked_up = None if stack.embedding is None else ids[None]
+    with mock.patch.multiple(linear, project=dense_project, project_back=dense_project_back):
+        squares(arch, Data(Loss(loss, smoothing), None, [looked_up, looked_up], labels), run)
+    ours = {key: float(value[0]) for key, value in run.squares.items()}
+
+    fed = torch.from_numpy(ids.reshape(batch, tokens))
+    if stack.embedding is None:
+        fed = torch.from_numpy(x.reshape(batch, tokens, -1))
+    real = np.ones((batch, tokens), dtype=bool) if padding is None else padding
+    context = Context(None if padding is None else torch.from_numpy(padding))
+    hidden = model.hidden(*[fed] * (2 if isinstance(arch, ops.EncoderDecoder) else 1), context=context)
+    kept = torch.from_numpy(real.reshape(-1))
+    y, targets = hidden.flatten(0, 1)[kept], torch.from_numpy(r)[kept]
+    if loss == "linear":
+        value = (y * targets).sum() / len(y) / stack.width**0.5
+    elif loss == "mse":
+        value = (y - targets).square().mean()
+    else:
+        logits = model.head(hidden).flatten(0, 1)[kept]
+        value = F.cross_entropy(logits, torch.from_numpy(labels[0])[kept], label_smoothing=smoothing)
+    parameters = named_parameters(model)
+    gradients = torch.autograd.grad(value, [p.tensor for p in parameters], allow_unused=True)
+    theirs = {
+        p.key: float(g.square().sum()) for p, g in zip(parameters, gradients, strict=True) if g is not None
+    }
+    return ours, theirs
