@@ -10,7 +10,9 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 import meanfield as mf
+from meanfield.initialization import SCHEMES
 from meanfield.ops import Attention, Draw, FeedForward, Linear, Norm, Op, Residual, Sequential
+from meanfield.presets import PRESETS
 
 PLACEMENTS = {"post_ln": mf.post_ln, "pre_ln": mf.pre_ln}
 PAPER = {"post_ln": mf.paper_post_ln, "pre_ln": mf.paper_pre_ln}
@@ -41,6 +43,36 @@ def transformers(
         attention=draw(st.sampled_from(kinds)),
         init=draw(st.sampled_from(["xavier_normal", "lecun_normal", "torch", "torch_transformer", "gpt2"])),
     )
+
+
+@st.composite
+def stacks(draw: st.DrawFn, width: int = 8, deepest: int = 4) -> mf.Transformer:
+    """Any preset with any options: a value, whether or not a theory has rules for all of it."""
+    name = draw(st.sampled_from(sorted(set(PRESETS) - {"paper_post_ln", "paper_pre_ln"})))
+    kv_heads, tokens = draw(st.sampled_from([1, 2, None])), draw(st.sampled_from([None, 20]))
+    options: dict[str, Any] = {
+        "heads": draw(st.sampled_from([2, 4])),
+        "kv_heads": kv_heads,
+        "head_size": draw(st.sampled_from([None, 4])),
+        "d_ff": draw(st.sampled_from([4, 32])),
+        "activation": draw(st.sampled_from(["relu", "gelu_tanh", "swiglu", "geglu"])),
+        "norm": draw(st.sampled_from(["layernorm", "rmsnorm"])),
+        "init": draw(st.sampled_from(sorted(SCHEMES))),
+        "bias": draw(st.booleans()),
+        "causal": draw(st.booleans()),
+        "window": draw(st.sampled_from([None, 3, (None, 2)])),
+        "qk_norm": draw(st.sampled_from([None, "head", "all"])),
+        "rotary": draw(st.sampled_from([None, 0.5, 1])),
+        "parallel": draw(st.booleans()),
+        "dropout": draw(st.sampled_from([0, 0.1])),
+        "vocab": tokens,
+        "tied": tokens is not None and draw(st.booleans()),
+        "positions": None if tokens is None else draw(st.sampled_from([None, 16])),
+        "embedding_norm": draw(st.booleans()),
+    }
+    if name == "admin":  # whose profile runs through the theory
+        options = {key: options[key] for key in ("heads", "d_ff", "norm", "init", "dropout")}
+    return PRESETS[name](width=width, depth=draw(st.integers(1, deepest)), **options)
 
 
 def linears(width: int = 8) -> st.SearchStrategy[Linear]:

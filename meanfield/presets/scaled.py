@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from meanfield.errors import InputError
+from meanfield.errors import InputError, positive_integer
 from meanfield.ops import Number, Transformer
 from meanfield.presets.builder import placed
 from meanfield.presets.placements import PLACEMENTS, Placement, gated, layer_scale_block, pre_norm
@@ -179,7 +179,7 @@ def residual_multiplier(
         >>> round(residual_multiplier(width=64, depth=49).layers[0].block.ops[0].branch_scale, 12)
         0.2
     """
-    m = 1.4 * depth**-0.5 if multiplier is None else multiplier
+    m = 1.4 * positive_integer("depth", depth) ** -0.5 if multiplier is None else multiplier
     where = Placement("residual_multiplier", partial(pre_norm, scale=m), True, "hu2024")
     return placed(where, width, depth, options)
 
@@ -211,7 +211,7 @@ def deepscale(*, width: int, depth: int, share: float | None = None, **options: 
         >>> round(sum_.skip_scale**2, 12), round(sum_.branch_scale**2, 12)
         (0.75, 0.25)
     """
-    beta_sq = 1 / (2 * depth) if share is None else share
+    beta_sq = 1 / (2 * positive_integer("depth", depth)) if share is None else share
     if not 0 <= beta_sq <= 1:
         raise InputError(f"share={beta_sq} is outside [0, 1]: give beta^2, a number such as 0.1")
     skip, beta = (1 - beta_sq) ** 0.5, beta_sq**0.5
