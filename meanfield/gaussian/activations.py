@@ -42,7 +42,7 @@ def _gelu_tanh_grad(x: Array) -> Array:
 
 
 def _gated(steepness: float) -> Activation:
-    """x s(b x) with the logistic function s: silu for b = 1, quick_gelu for b = 1.702."""
+    """Give x s(b x) with the logistic function s: silu for b = 1, quick_gelu for b = 1.702."""
 
     def derivative(x: Array) -> Array:
         gate = expit(steepness * x)

@@ -1,8 +1,8 @@
 """Dual functions E[phi(u) phi(v)] and E[phi'(u) phi'(v)]; (u, v) Gaussian with mean 0.
 
-By Price's theorem the second is the derivative of the first with respect to cov(u, v). relu, relu_squared, gelu
-and identity have closed forms; the others are Hermite series. All of them are checked against adaptive
-quadrature and that derivative in ``tests/oracle``.
+By Price's theorem the second is the derivative of the first with respect to cov(u, v). relu, relu_squared,
+gelu and identity have closed forms; the others are Hermite series. All of them are checked against quadrature
+in two dimensions and that derivative in ``tests/oracle``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,27 @@ _POLE = {
 _ClosedForm: TypeAlias = Callable[[Array, Array, Array, Array], Array]
 
 
-def _correlation(q_u: Array, q_v: Array, cov: Array) -> Array:
+def correlation(q_u: Array, q_v: Array, cov: Array) -> Array:
+    """Compute cov / sqrt(q_u q_v), or 0 for 0/0, in the common shape.
+
+    Args:
+        q_u: Second moment of u, >= 0.
+        q_v: Second moment of v, >= 0.
+        cov: E[u v].
+
+    Returns:
+        The correlation, within [-1, 1].
+
+    Raises:
+        InputError: If a second moment is negative or |cov| exceeds sqrt(q_u q_v) by more than rounding.
+
+    Source:
+        definition.
+
+    Example:
+        >>> float(correlation(np.array(4.0), np.array(1.0), np.array(1.0)))
+        0.5
+    """
     if np.minimum(q_u, q_v).min(initial=0.0) < 0:
         raise InputError(f"second moment {float(np.minimum(q_u, q_v).min())} is negative: give q >= 0")
     scale = np.sqrt(q_u * q_v)
@@ -148,7 +168,7 @@ def _evaluate(
     if activation not in ACTIVATION:
         raise UnknownNameError("activation", activation, ACTIVATION)
     u, v, c = (np.asarray(a, dtype=np.float64) for a in (q_u, q_v, cov))
-    rho = _correlation(u, v, c)
+    rho = correlation(u, v, c)
     if activation in _CLOSED:
         return np.asarray(_CLOSED[activation][which](u, v, c, rho))
     return np.asarray(_series(activation, which, u, v, rho))
@@ -176,11 +196,11 @@ def dual(activation: str, q_u: npt.ArrayLike, q_v: npt.ArrayLike, cov: npt.Array
     Raises:
         UnknownNameError: If the activation is none of them.
         InputError: If |cov| exceeds sqrt(q_u q_v), or a second moment is negative or, for a series, too large
-            for that accuracy: above 40 for tanh, 55 for quick_gelu, 123 for gelu_tanh, 160 for silu and sigmoid.
+            for that accuracy: above 40 for tanh, 55 for quick_gelu, 123 for gelu_tanh, 160 for silu, sigmoid.
 
     Source:
-        cho2009, Eq. (3), n = 1 and 2, for relu and its square; gelu by two steps of Stein's lemma, in agreement
-        with tsuchida2021; the series is Mehler's formula.
+        cho2009, Eq. (3), n = 1 and 2, for relu and its square; gelu by two steps of Stein's lemma, in
+        agreement with tsuchida2021; the series is Mehler's formula.
 
     Example:
         >>> float(dual("relu", 1.0, 1.0, 1.0))

@@ -65,22 +65,24 @@ class Row(NamedTuple):
     fourth: Array
 
 
-def hermite_terms(variance: float, correlation: float) -> int:
+def hermite_terms(variance_u: float, variance_v: float, correlation: float) -> int:
     """Count the terms after which sum_k r^k f_k g_k of two rows is complete.
 
     exp(-t e^z) is bounded for |Im z| < pi/2 only, so f_k falls as exp(-pi sqrt(k / (2 v))): the count solves
-    k log|r| - pi sqrt(2 k / v) = _SERIES_REST.
+    k log|r| - pi sqrt(k/2) (1/sqrt(v) + 1/sqrt(v')) = _SERIES_REST.
 
     Args:
-        variance: The larger variance of the two rows.
+        variance_u: Variance v of the logits of one row.
+        variance_v: Variance v' of those of the other.
         correlation: The correlation r of a pair of logits.
 
     Returns:
         The number of terms.
     """
-    if correlation == 0 or variance == 0:
+    if correlation == 0 or min(variance_u, variance_v) == 0:
         return 1
-    decay, slope = -math.log(min(abs(correlation), 1.0)), math.pi * math.sqrt(2 / variance)
+    decay = -math.log(min(abs(correlation), 1.0))
+    slope = math.pi / math.sqrt(2) * (variance_u**-0.5 + variance_v**-0.5)
     root = -2 * _SERIES_REST / (slope + math.sqrt(slope**2 - 4 * decay * _SERIES_REST))
     return 7 + math.ceil(root**2)
 
@@ -99,8 +101,8 @@ def softmax_row(tokens: int, variance: float, terms: int) -> Row:
     sd = math.sqrt(variance)
     step = min(_GAUSS_STEP, _LOGIT_STEP / max(sd, 1.0))
     x, hermite = hermite_grid(_GAUSS_END, 8 * math.ceil(_GAUSS_END / step / 8), terms)
-    # P(t < s) = 1 - (E exp(-s e^z))^n <= n s exp(v/2). Below the lowest node the integrand is t times a constant
-    # where v is small, and its geometric sum goes to that node; with larger v the range is longer instead.
+    # P(t < s) = 1 - (E exp(-s e^z))^n <= n s exp(v/2). Below the lowest node the integrand is t times a
+    # constant where v is small, and its geometric sum goes to that node; for large v the range is longer.
     low = -math.log(tokens) - variance / 2 - 12 - min(variance / 2, 6)
     t = np.exp(np.arange(low, _GAUSS_END * sd + 4, _LOG_STEP))
     e = np.exp(sd * x)[:, None]
@@ -154,7 +156,7 @@ def softmax_moments(tokens: int, variance: float, correlation: float) -> Softmax
     if n == 1 or variance == 0:
         return SoftmaxMoments(1 / n, 1 / n, 1 / n - 1 / n**2, 1 / n - 1 / n**2)
     r = min(max(correlation, -1.0), 1.0)
-    row = softmax_row(n, variance, hermite_terms(variance, r))
+    row = softmax_row(n, variance, hermite_terms(variance, variance, r))
     overlap, slope = _one_row(n, row)
     overlap_pair, slope_pair = _two_rows(n, row, r)
     return SoftmaxMoments(overlap, overlap_pair, slope, slope_pair)
