@@ -6,49 +6,37 @@ and gradients independent of the forward weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import singledispatch
 
+import numpy as np
+
 from meanfield.errors import MissingRuleError
-from meanfield.gaussian import dual_grad
-from meanfield.moments.attention import mix_back, score_gradients, softmax_weights
-from meanfield.moments.state import Exchangeable, Kernel, Step
-from meanfield.ops import Attention, FeedForward, Linear, Norm, Op, ParameterKey, Residual, Sequential
+from meanfield.gaussian import dual, dual_grad
+from meanfield.moments.identity import identity_share
+from meanfield.moments.record import Record
+from meanfield.moments.state import Exchangeable, Gram, Kernel, Layout, Step
+from meanfield.ops import (
+    Attention,
+    Dropout,
+    DualResidual,
+    FeedForward,
+    Fork,
+    Gain,
+    Linear,
+    Merge,
+    Norm,
+    Op,
+    Parallel,
+    Residual,
+    Scale,
+    Sequential,
+)
 
 INTERPRETER = "moments.backward"
 
 
-@dataclass(slots=True)
-class Record:
-    """What a backward pass finds: parameter gradients, and the kernels at the points of each block."""
-
-    layer: int = 0
-    grad_sq: dict[ParameterKey, float] = field(default_factory=dict)
-    points: dict[tuple[int, str], tuple[Kernel, Kernel]] = field(default_factory=dict)
-
-    def parameter(self, module: str, parameter: str, grad_sq: float) -> None:
-        """Note E||dL/dtheta||^2 of a parameter of the present layer.
-
-        Args:
-            module: Name of the module.
-            parameter: ``"weight"`` or ``"bias"``.
-            grad_sq: The mean square gradient norm.
-        """
-        self.grad_sq[ParameterKey(self.layer, module, parameter)] = grad_sq
-
-    def point(self, module: str, kernel: Kernel, gradient: Kernel) -> None:
-        """Note the kernels at the output of a named op of the present layer.
-
-        Args:
-            module: Name of the op.
-            kernel: Forward kernel there.
-            gradient: Backward kernel there.
-        """
-        self.points[self.layer, module] = (kernel, gradient)
-
-
 @singledispatch
-def backward(op: Op, step: Step, gradient: Kernel, layout: Exchangeable, record: Record) -> Kernel:
+def backward(op: Op, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
     """Return the gradient kernel before an op, and record the gradients of its parameters.
 
     Args:
@@ -64,82 +52,169 @@ def backward(op: Op, step: Step, gradient: Kernel, layout: Exchangeable, record:
     raise MissingRuleError(op, INTERPRETER)
 
 
-def _through_linear(
-    module: str, step: Step, gradient: Kernel, layout: Exchangeable, record: Record
-) -> Kernel:
+def _through_linear(module: str, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
     """E||dL/dW||^2 = d_in sum_ij Q_ij G_ij, E||dL/db||^2 = sum_ij G_ij, G -> sigma_w^2 G."""
     op = step.op
     assert isinstance(op, Linear)
     record.parameter(module, "weight", op.d_in * layout.inner(step.before, gradient))
     if op.bias is not None:
-        record.parameter(module, "bias", float(layout.counts @ gradient))
+        record.parameter(module, "bias", layout.sum(gradient))
     return float(op.sigma_w_sq) * gradient
 
 
 @backward.register
-def _linear(op: Linear, step: Step, gradient: Kernel, layout: Exchangeable, record: Record) -> Kernel:
+def _linear(op: Linear, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
     """G -> sigma_w^2 G. Source: schoenholz2017, Eq. (13)."""
     return _through_linear("linear", step, gradient, layout, record)
 
 
 @backward.register
-def _norm(op: Norm, step: Step, gradient: Kernel, layout: Exchangeable, record: Record) -> Kernel:
+def _norm(op: Norm, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
     """G_ij -> G_ij / (s_i s_j), s_i^2 = Q_ii + eps. Source: xiong2020, Lemma 3."""
     # The two projections of the Jacobian are O(1/d). The gain sees sum_ij Q_ij G_ij of the output.
     record.point(op.name, step.after, gradient)
-    record.parameter(op.name, "weight", layout.inner(step.after, gradient))
+    if op.affine:
+        record.parameter(op.name, "weight", layout.inner(step.after, gradient))
     if op.has_shift:
-        record.parameter(op.name, "bias", float(layout.counts @ gradient))
-    return gradient / (layout.own(step.before) + op.eps)
+        record.parameter(op.name, "bias", layout.sum(gradient))
+    first, second = layout.pair(layout.own(step.before) + op.eps)
+    return gradient / np.sqrt(first * second)
 
 
 @backward.register
-def _attention(op: Attention, step: Step, gradient: Kernel, layout: Exchangeable, record: Record) -> Kernel:
+def _gain(op: Gain, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
+    """G -> value^2 G; the gain itself sees sum_ij Q_ij G_ij of its input. Source: touvron2021, Eq. (1)."""
+    # One factor or one per coordinate: coordinates are uncorrelated, so the squares add to the same.
+    record.parameter(op.name, "weight", layout.inner(step.before, gradient))
+    return float(op.value) ** 2 * gradient
+
+
+@backward.register
+def _scale(op: Scale, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
+    """G -> factor^2 G. Source: definition."""
+    return float(op.factor) ** 2 * gradient
+
+
+@backward.register
+def _dropout(op: Dropout, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
+    """G_ii -> G_ii / (1 - rate), by the mask of the forward pass. Source: srivastava2014, Sec. 10."""
+    return layout.raise_own(gradient, 1 / (1 - float(op.rate)))
+
+
+@backward.register
+def _attention(op: Attention, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
     """G -> sigma_v^2 E[A^T (sigma_o^2 G) A], plus the way through the scores. Source: xiong2020, App. F."""
     record.point(op.name, step.after, gradient)
-    inner = step.inner
+    inner, weights = step.inner, step.weights
     if op.output is not None:
         gradient = _through_linear(f"{op.name}.o", inner["output"], gradient, layout, record)
-    if op.kind == "uniform":
-        return _through_linear(f"{op.name}.v", inner["value"], layout.mix(gradient), layout, record)
-    weights = softmax_weights(op, inner["query"], inner["key"], layout)
-    kernels = inner["query"].after, inner["key"].after, inner["value"].after
-    of_query, of_key = score_gradients(op, weights, kernels, gradient, layout)
-    mixed = mix_back(weights, gradient, layout)
-    through_value = _through_linear(f"{op.name}.v", inner["value"], mixed, layout, record)
-    through_key = _through_linear(f"{op.name}.k", inner["key"], of_key, layout, record)
-    if op.key is not None and op.key.bias is not None:
-        record.parameter(f"{op.name}.k", "bias", 0.0)  # exactly: the softmax does not see what all keys share
-    through_query = _through_linear(f"{op.name}.q", inner["query"], of_query, layout, record)
-    return through_query + through_key + through_value
+    if op.inner is not None:
+        gradient = backward(op.inner, inner["inner"], gradient, layout, record)
+    source_layout = layout
+    if op.cross:
+        assert isinstance(layout, Gram)
+        assert layout.memory is not None
+        source_layout = layout.memory
+
+    def through(role: str, after: Kernel, where: Layout) -> Kernel:
+        """Send a gradient back through the norm and the projection of queries, keys or values."""
+        norm = inner.get(f"{role}_norm")
+        if norm is not None:
+            after = backward(norm.op, norm, after, where, record)
+        return _through_linear(f"{op.name}.{role[0]}", inner[role], after, where, record)
+
+    value = inner.get("value_norm", inner["value"]).after
+    query, key = (
+        inner[role].after if f"{role}_norm" not in inner else inner[f"{role}_norm"].after
+        for role in (("query", "key") if op.query is not None else ("value", "value"))
+    )
+    of_value, of_query, of_key = weights.back(query, key, value, gradient)
+    of_source = through("value", of_value, source_layout)
+    of_token = np.zeros_like(step.before)
+    if op.query is not None and op.key is not None:
+        of_source = of_source + through("key", of_key, source_layout)
+        alike = op.key_norm is None or isinstance(layout, Exchangeable)  # all keys have one size
+        if op.key.bias is not None and alike and op.rotary is None:
+            record.parameter(f"{op.name}.k", "bias", 0.0)  # the softmax does not see what all keys share
+        of_token = through("query", of_query, layout)
+        if op.relative_bias is not None:
+            name, shared = op.relative_bias.name, op.relative_bias.shared
+            record.table(name, weights.bias_gradient(value, gradient), shared=shared)
+    if not op.cross:
+        return of_token + of_source
+    record.memory_gradient = record.memory_gradient + of_source
+    return of_token
 
 
 @backward.register
-def _feed_forward(
-    op: FeedForward, step: Step, gradient: Kernel, layout: Exchangeable, record: Record
-) -> Kernel:
+def _feed_forward(op: FeedForward, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
     """Down, then times E[phi'(u_i) phi'(u_j)], then up. Source: schoenholz2017, Eq. (13)."""
     record.point(op.name, step.after, gradient)
-    up, down = step.inner["up"], step.inner["down"]
-    gradient = _through_linear(f"{op.name}.down", down, gradient, layout, record)
-    own = layout.own(up.after)
-    gradient = gradient * dual_grad(op.activation, own, own, up.after)
-    return _through_linear(f"{op.name}.up", up, gradient, layout, record)
+    inner = step.inner
+    gradient = _through_linear(f"{op.name}.down", inner["down"], gradient, layout, record)
+    if op.inner is not None:
+        gradient = backward(op.inner, inner["inner"], gradient, layout, record)
+    acted = inner.get("gate", inner["up"])
+    first, second = layout.pair(layout.own(acted.after))
+    slope = dual_grad(op.activation, first, second, acted.after)
+    if op.gate is None:
+        return _through_linear(f"{op.name}.up", inner["up"], gradient * slope, layout, record)
+    value = dual(op.activation, first, second, acted.after)
+    of_gate = gradient * slope * inner["up"].after
+    return _through_linear(f"{op.name}.gate", inner["gate"], of_gate, layout, record) + _through_linear(
+        f"{op.name}.up", inner["up"], gradient * value, layout, record
+    )
 
 
 @backward.register
-def _residual(op: Residual, step: Step, gradient: Kernel, layout: Exchangeable, record: Record) -> Kernel:
-    """G -> skip^2 G + branch^2 G_branch. Source: xiong2020, App. F (differs: keeps the branch)."""
-    # The branch ends in fresh weights, so cross terms vanish.
+def _residual(op: Residual, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
+    """G -> skip^2 G + branch^2 G_branch, and what the two share. Source: xiong2020, App. F."""
     record.point(op.name, step.after, gradient)
     skip, scale = float(op.skip_scale), float(op.branch_scale)
     branch = step.inner["branch"]
-    return skip**2 * gradient + backward(branch.op, branch, scale**2 * gradient, layout, record)
+    first, second = layout.pair(identity_share(branch, layout))
+    shared = skip * scale * (first + second) * gradient
+    return skip**2 * gradient + shared + backward(branch.op, branch, scale**2 * gradient, layout, record)
 
 
 @backward.register
-def _sequential(op: Sequential, step: Step, gradient: Kernel, layout: Exchangeable, record: Record) -> Kernel:
+def _parallel(op: Parallel, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
+    """The sum over branches. Source: wang2021gptj."""
+    branches = [backward(inner.op, inner, gradient, layout, record) for inner in step.inner.values()]
+    return np.asarray(np.sum(branches, axis=0))
+
+
+@backward.register
+def _sequential(op: Sequential, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
     """The last op first. Source: definition."""
     for inner in reversed(list(step.inner.values())):
         gradient = backward(inner.op, inner, gradient, layout, record)
     return gradient
+
+
+@backward.register
+def _fork(op: Fork, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
+    """Both streams' gradients add up. Source: xie2023, Eq. (3)."""
+    x, between, r = gradient
+    return np.asarray(x + between + layout.swap(between) + r)
+
+
+@backward.register
+def _dual_residual(op: DualResidual, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
+    """F receives what comes through the norm and what the second stream carries. Source: xie2023, Eq. (3)."""
+    x, between, r = gradient
+    branch, norm = step.inner["branch"], step.inner["norm"]
+    x = backward(norm.op, norm, x, layout, record)
+    first, _ = layout.pair(np.sqrt(layout.own(norm.before) + op.norm.eps))
+    between = between / first
+    record.point(op.name, norm.before, x)
+    of_branch = x + between + layout.swap(between) + r
+    return np.stack([x + backward(branch.op, branch, of_branch, layout, record), between, r])
+
+
+@backward.register
+def _merge(op: Merge, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
+    """The gradient of x itself, and of r through the norm. Source: xie2023, Eq. (3)."""
+    norm = step.inner["norm"]
+    _, second = layout.pair(np.sqrt(layout.own(norm.before) + op.norm.eps))
+    return np.stack([gradient, gradient / second, backward(norm.op, norm, gradient, layout, record)])

@@ -1,6 +1,6 @@
 """Forward rules: the kernel Q_ij = E<x_i, x_j>/d of an op's output from that of its input.
 
-Assumes throughout: width to infinity, independent weights of mean 0, exchangeable tokens.
+Assumes throughout: width to infinity, independent weights of mean 0.
 """
 
 from __future__ import annotations
@@ -11,21 +11,37 @@ import numpy as np
 
 from meanfield.errors import MissingRuleError
 from meanfield.gaussian import dual
-from meanfield.moments.attention import mix, softmax_weights
-from meanfield.moments.state import Exchangeable, Kernel, Step
-from meanfield.ops import Attention, FeedForward, Linear, Norm, Op, Residual, Sequential
+from meanfield.moments.attention import attention_weights
+from meanfield.moments.identity import identity_share
+from meanfield.moments.state import Exchangeable, Kernel, Layout, Step
+from meanfield.ops import (
+    Attention,
+    Dropout,
+    DualResidual,
+    FeedForward,
+    Fork,
+    Gain,
+    Linear,
+    Merge,
+    Norm,
+    Op,
+    Parallel,
+    Residual,
+    Scale,
+    Sequential,
+)
 
 INTERPRETER = "moments.forward"
 
 
 @singledispatch
-def forward(op: Op, kernel: Kernel, layout: Exchangeable) -> Step:
+def forward(op: Op, kernel: Kernel, layout: Layout) -> Step:
     """Return the step of an op: the kernel of its output, with the steps of the ops inside.
 
     Args:
         op: The op; its type selects the rule.
-        kernel: Values (own, within, across) per coordinate.
-        layout: How many tokens and sequences there are.
+        kernel: Second moments of all pairs of tokens, per coordinate.
+        layout: How they are stored, and how many tokens and sequences there are.
 
     Raises:
         MissingRuleError: If the theory has no rule for this op.
@@ -41,7 +57,7 @@ def forward(op: Op, kernel: Kernel, layout: Exchangeable) -> Step:
 
 
 @forward.register
-def _linear(op: Linear, kernel: Kernel, layout: Exchangeable) -> Step:
+def _linear(op: Linear, kernel: Kernel, layout: Layout) -> Step:
     """Q -> sigma_w^2 Q + sigma_b^2: every token gets the same bias. Source: poole2016, Eq. (3)."""
     if op.weight.mean:
         raise MissingRuleError(f"weights of mean {op.weight.mean}", INTERPRETER, "give weights of mean 0")
@@ -49,54 +65,113 @@ def _linear(op: Linear, kernel: Kernel, layout: Exchangeable) -> Step:
 
 
 @forward.register
-def _norm(op: Norm, kernel: Kernel, layout: Exchangeable) -> Step:
+def _norm(op: Norm, kernel: Kernel, layout: Layout) -> Step:
     """Q_ij -> Q_ij / (s_i s_j), s_i^2 = Q_ii + eps. Source: xiong2020, App. C."""
     # The mean over coordinates that LayerNorm subtracts is O(1/d).
-    return Step(op, kernel, kernel / (layout.own(kernel) + op.eps))
+    first, second = layout.pair(layout.own(kernel) + op.eps)
+    return Step(op, kernel, kernel / np.sqrt(first * second))
 
 
 @forward.register
-def _attention(op: Attention, kernel: Kernel, layout: Exchangeable) -> Step:
+def _gain(op: Gain, kernel: Kernel, layout: Layout) -> Step:
+    """Q -> value^2 Q. Source: touvron2021, Eq. (1)."""
+    return Step(op, kernel, float(op.value) ** 2 * kernel)
+
+
+@forward.register
+def _scale(op: Scale, kernel: Kernel, layout: Layout) -> Step:
+    """Q -> factor^2 Q. Source: definition."""
+    return Step(op, kernel, float(op.factor) ** 2 * kernel)
+
+
+@forward.register
+def _dropout(op: Dropout, kernel: Kernel, layout: Layout) -> Step:
+    """Q_ii -> Q_ii / (1 - rate); tokens are dropped independently. Source: srivastava2014, Sec. 10."""
+    return Step(op, kernel, layout.raise_own(kernel, 1 / (1 - float(op.rate))))
+
+
+@forward.register
+def _attention(op: Attention, kernel: Kernel, layout: Layout) -> Step:
     """Q -> sigma_o^2 E[A (sigma_v^2 Q) A^T], A the weights. Source: xiong2020, App. C, for uniform A."""
-    if op.causal or op.cross:
-        raise MissingRuleError(
-            f"attention with causal={op.causal}, cross={op.cross}",
-            INTERPRETER,
-            "the theory covers attention within a sequence, without mask; measure this architecture instead",
-        )
-    value = forward(op.value, kernel, layout)
+    source, source_layout = kernel, layout
+    if op.cross:
+        if isinstance(layout, Exchangeable) or layout.memory is None or layout.memory_kernel is None:
+            raise MissingRuleError("cross-attention without memory", INTERPRETER, "give an EncoderDecoder")
+        source, source_layout = layout.memory_kernel, layout.memory
+    value = forward(op.value, source, source_layout)
     inner = {"value": value}
+    if op.value_norm is not None:
+        value = inner["value_norm"] = forward(op.value_norm, value.after, source_layout)
     if op.query is None or op.key is None:
-        after = layout.mix(value.after)
+        weights = attention_weights(op, None, None, layout)
     else:
-        inner |= {"query": forward(op.query, kernel, layout), "key": forward(op.key, kernel, layout)}
-        after = mix(softmax_weights(op, inner["query"], inner["key"], layout), value.after)
+        query = inner["query"] = forward(op.query, kernel, layout)
+        key = inner["key"] = forward(op.key, source, source_layout)
+        if op.query_norm is not None:
+            inner["query_norm"] = forward(op.query_norm, query.after, layout)
+        if op.key_norm is not None:
+            inner["key_norm"] = forward(op.key_norm, key.after, source_layout)
+        if isinstance(layout, Exchangeable):  # scores at infinite head size see the normed kernels
+            query, key = inner.get("query_norm", query), inner.get("key_norm", key)
+        weights = attention_weights(op, query.after, key.after, layout)
+    after = weights.mix(value.after)
+    inner["mixed"] = Step(op, value.after, after)
+    if op.inner is not None:
+        inner["inner"] = forward(op.inner, after, layout)
+        after = inner["inner"].after
     if op.output is not None:
         inner["output"] = forward(op.output, after, layout)
         after = inner["output"].after
-    return Step(op, kernel, after, inner)
+    return Step(op, kernel, after, inner, weights)
 
 
 @forward.register
-def _feed_forward(op: FeedForward, kernel: Kernel, layout: Exchangeable) -> Step:
-    """Up, then E[phi(u_i) phi(u_j)], then down. Source: cho2009, Eq. (3); xiong2020, App. C."""
+def _feed_forward(op: FeedForward, kernel: Kernel, layout: Layout) -> Step:
+    """Up, then E[phi(u_i) phi(u_j)], then down. Source: cho2009, Eq. (3); shazeer2020 for gates."""
     up = forward(op.up, kernel, layout)
-    own = layout.own(up.after)
-    down = forward(op.down, dual(op.activation, own, own, up.after), layout)
-    return Step(op, kernel, down.after, {"up": up, "down": down})
+    inner = {"up": up}
+    acted = up
+    if op.gate is not None:
+        acted = inner["gate"] = forward(op.gate, kernel, layout)
+    first, second = layout.pair(layout.own(acted.after))
+    hidden = dual(op.activation, first, second, acted.after)
+    if op.gate is not None:  # the two branches are independent
+        hidden = hidden * up.after
+    elif op.inner is not None and _centres(op.inner):
+        # Hidden units share their mean; LayerNorm takes it out. Two independent units give its square.
+        hidden = hidden - dual(op.activation, first, second, np.zeros_like(hidden))
+    if op.inner is not None:
+        inner["inner"] = forward(op.inner, hidden, layout)
+        hidden = inner["inner"].after
+    down = inner["down"] = forward(op.down, hidden, layout)
+    return Step(op, kernel, down.after, inner)
+
+
+def _centres(op: Op) -> bool:
+    """Whether a LayerNorm is the first op that acts on the hidden layer."""
+    first = op.ops[0] if isinstance(op, Sequential) else op
+    return isinstance(first, Norm) and first.kind == "layernorm"
 
 
 @forward.register
-def _residual(op: Residual, kernel: Kernel, layout: Exchangeable) -> Step:
-    """Q -> skip^2 Q + branch^2 Q_branch. Source: xiong2020, App. C."""
-    # The branch ends in fresh weights, so cross terms vanish.
+def _residual(op: Residual, kernel: Kernel, layout: Layout) -> Step:
+    """Q -> skip^2 Q + branch^2 Q_branch, and what the two share. Source: xiong2020, App. C."""
     branch = forward(op.branch, kernel, layout)
     skip, scale = float(op.skip_scale), float(op.branch_scale)
-    return Step(op, kernel, skip**2 * kernel + scale**2 * branch.after, {"branch": branch})
+    first, second = layout.pair(identity_share(branch, layout))
+    shared = skip * scale * (first + second) * kernel
+    return Step(op, kernel, skip**2 * kernel + scale**2 * branch.after + shared, {"branch": branch})
 
 
 @forward.register
-def _sequential(op: Sequential, kernel: Kernel, layout: Exchangeable) -> Step:
+def _parallel(op: Parallel, kernel: Kernel, layout: Layout) -> Step:
+    """Q -> the sum over branches, which end in fresh weights. Source: wang2021gptj."""
+    inner = {str(place): forward(branch, kernel, layout) for place, branch in enumerate(op.branches)}
+    return Step(op, kernel, np.sum([step.after for step in inner.values()], axis=0), inner)
+
+
+@forward.register
+def _sequential(op: Sequential, kernel: Kernel, layout: Layout) -> Step:
     """One op after another. Source: definition."""
     inner: dict[str, Step] = {}
     after = np.asarray(kernel)
@@ -104,3 +179,30 @@ def _sequential(op: Sequential, kernel: Kernel, layout: Exchangeable) -> Step:
         step = inner[str(place)] = forward(child, after, layout)
         after = step.after
     return Step(op, kernel, after, inner)
+
+
+@forward.register
+def _fork(op: Fork, kernel: Kernel, layout: Layout) -> Step:
+    """The kernels (x x, x r, r r) of two streams that begin alike. Source: xie2023, Eq. (3)."""
+    return Step(op, kernel, np.stack([kernel, kernel, kernel]))
+
+
+@forward.register
+def _dual_residual(op: DualResidual, kernel: Kernel, layout: Layout) -> Step:
+    """(x, r) -> (N(x + F), r + F): the streams share F. Source: xie2023, Eq. (3)."""
+    x, between, r = kernel
+    branch = forward(op.branch, x, layout)
+    norm = forward(op.norm, x + branch.after, layout)
+    first, _ = layout.pair(np.sqrt(layout.own(norm.before) + op.norm.eps))
+    after = np.stack([norm.after, (between + branch.after) / first, r + branch.after])
+    return Step(op, kernel, after, {"branch": branch, "norm": norm})
+
+
+@forward.register
+def _merge(op: Merge, kernel: Kernel, layout: Layout) -> Step:
+    """X + N(r). Source: xie2023, Eq. (3)."""
+    x, between, r = kernel
+    norm = forward(op.norm, r, layout)
+    _, second = layout.pair(np.sqrt(layout.own(r) + op.norm.eps))
+    shared = between / second
+    return Step(op, kernel, x + shared + layout.swap(shared) + norm.after, {"norm": norm})

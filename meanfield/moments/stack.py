@@ -2,42 +2,101 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
-from meanfield.moments.backward import Record, backward
+from meanfield.errors import InputError
+from meanfield.moments.backward import backward
 from meanfield.moments.forward import forward
-from meanfield.moments.loss import loss_gradient
-from meanfield.moments.state import Exchangeable, Kernel, Step
-from meanfield.ops import Transformer
+from meanfield.moments.inputs import Input, input_kernel, record_embeddings
+from meanfield.moments.loss import Loss, loss_gradient
+from meanfield.moments.record import Record
+from meanfield.moments.state import Gram, Kernel, Layout, Step
+from meanfield.ops import EncoderDecoder, Transformer
 
 
-def _input_kernel(arch: Transformer, q: float, cov: float) -> Kernel:
-    """Build the kernel of the input: (q, cov) for vectors, or the embedding of uniform random tokens."""
-    if arch.embedding is None:
-        return np.array([q, cov, 0.0])
-    # Two random tokens share their row with probability 1/V, so cov = q/V on average.
-    own = float(arch.embedding.scale) ** 2 * float(arch.embedding.weight.variance)
-    return np.array([own, own / arch.embedding.vocab, own / arch.embedding.vocab])
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """The forward pass of one stack.
+
+    Args:
+        start: Kernel of the input.
+        steps: Steps with their layer: the entry (0), the layers, what follows them.
+        after: Kernel of the final hidden states.
+    """
+
+    start: Kernel
+    steps: list[tuple[int, Step]]
+    after: Kernel
+
+
+def run_forward(arch: Transformer, layout: Layout, given: Input) -> Pass:
+    """Send the kernel of the input through all layers.
+
+    Args:
+        arch: The architecture.
+        layout: Layout of the tokens.
+        given: The input.
+
+    Returns:
+        The pass.
+
+    Raises:
+        InputError: If second moments leave float64.
+    """
+    start = kernel = input_kernel(arch, layout, given)
+    steps: list[tuple[int, Step]] = []
+    ops = [(0, arch.entry), *arch.blocks(), (arch.depth + 1, arch.final_norm)]
+    for layer, op in ops:
+        if op is None:
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):  # told below, with the layer
+            step = forward(op, kernel, layout)
+        kernel = step.after
+        if not np.isfinite(kernel).all():
+            raise InputError(
+                f"hidden states overflow in layer {layer}: lower the depth or the variance of the weights"
+            )
+        steps.append((layer, step))
+    return Pass(start, steps, kernel)
+
+
+def run_backward(
+    arch: Transformer, done: Pass, gradient: Kernel, layout: Layout, given: Input, record: Record
+) -> None:
+    """Send a gradient kernel back through all layers and record every parameter.
+
+    Args:
+        arch: The architecture.
+        done: The forward pass.
+        gradient: G at the final hidden states.
+        layout: Layout of the tokens.
+        given: The input.
+        record: Collects parameters and points.
+    """
+    has_memory = isinstance(layout, Gram) and layout.memory is not None
+    for layer, step in reversed(done.steps):
+        record.layer = layer
+        gradient = backward(step.op, step, gradient, layout, record)
+        if not has_memory:  # the encoder's gradient is summed over layers, with one exponent
+            gradient = record.rescale(gradient)
+    record.layer = 0
+    record.point("input", done.start, gradient)
+    if arch.embedding is not None:
+        record_embeddings(arch, layout, given, gradient, record)
 
 
 def propagate(
-    arch: Transformer,
-    layout: Exchangeable,
-    *,
-    loss: str = "linear",
-    label_smoothing: float = 0.0,
-    q: float = 1.0,
-    cov: float = 0.0,
+    arch: Transformer, layout: Layout, *, loss: Loss | None = None, given: Input | None = None
 ) -> Record:
     """Run the mean-field recursion forward and backward through a Transformer.
 
     Args:
         arch: The architecture.
         layout: Tokens and sequences.
-        loss: ``"linear"`` or ``"cross_entropy"``.
-        label_smoothing: For cross entropy.
-        q: Second moment per coordinate of input vectors; ignored where there is an embedding.
-        cov: The same between two tokens of a sequence.
+        loss: The loss; linear without one.
+        given: The input; independent vectors of second moment 1 without one.
 
     Returns:
         Every parameter's E||dL/dtheta||^2, and the kernels at every point.
@@ -48,29 +107,46 @@ def propagate(
 
     Example:
         >>> from meanfield import paper_post_ln
+        >>> from meanfield.moments.state import Exchangeable
         >>> record = propagate(paper_post_ln(width=300, depth=2), Exchangeable(tokens=1, batch=1))
         >>> round(record.grad_sq[2, "ffn.down", "weight"], 9)
         100.0
     """
-    start = _input_kernel(arch, q, cov)
-    steps: list[tuple[int, Step]] = []
-    kernel = start
-    for layer, block in arch.blocks():
-        steps.append((layer, forward(block, kernel, layout)))
-        kernel = steps[-1][1].after
-    if arch.final_norm is not None:
-        steps.append((arch.depth + 1, forward(arch.final_norm, kernel, layout)))
-        kernel = steps[-1][1].after
-
+    given = given or Input()
+    done = run_forward(arch, layout, given)
     record = Record(layer=arch.depth + 1)
-    gradient = loss_gradient(arch, kernel, layout, loss, label_smoothing, record)
-    for layer, step in reversed(steps):
-        record.layer = layer
-        gradient = backward(step.op, step, gradient, layout, record)
-    record.layer = 0
-    record.point("input", start, gradient)
-    if arch.embedding is not None:
-        same_row = np.array([1.0, 1 / arch.embedding.vocab, 1 / arch.embedding.vocab])
-        scale_sq = float(arch.embedding.scale) ** 2
-        record.parameter("embedding", "weight", scale_sq * layout.inner(same_row, gradient))
+    gradient = loss_gradient(arch, done.after, layout, loss or Loss(), record)
+    run_backward(arch, done, gradient, layout, given, record)
+    return record
+
+
+def propagate_encoder_decoder(
+    arch: EncoderDecoder, source: Gram, target: Gram, *, loss: Loss, given: tuple[Input, Input]
+) -> Record:
+    """Run the recursion through an encoder and the decoder that attends to it.
+
+    Args:
+        arch: The architecture.
+        source: Layout of the encoder's tokens.
+        target: Layout of the decoder's tokens.
+        loss: The loss on the decoder's output.
+        given: Inputs of the encoder and of the decoder, independent of each other.
+
+    Returns:
+        Every parameter's E||dL/dtheta||^2, names prefixed by ``encoder.`` or ``decoder.``.
+
+    Raises:
+        InputError: If the decoder has no cross-attention.
+    """
+    encoded = run_forward(arch.encoder, source, given[0])
+    target = replace(target, memory=source, memory_kernel=encoded.after)
+    decoded = run_forward(arch.decoder, target, given[1])
+    record = Record(layer=arch.decoder.depth + 1, prefix="decoder.")
+    gradient = loss_gradient(arch.decoder, decoded.after, target, loss, record)
+    run_backward(arch.decoder, decoded, gradient, target, given[1], record)
+    memory = np.asarray(record.memory_gradient)
+    if memory.ndim == 0:
+        raise InputError(f"{arch.decoder.name} has no cross-attention: predict the two stacks by themselves")
+    record.prefix = "encoder."
+    run_backward(arch.encoder, encoded, memory, source, given[0], record)
     return record

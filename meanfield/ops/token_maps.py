@@ -22,6 +22,7 @@ class Linear(Op):
         bias: Law of b, or None for no bias.
 
     Example:
+        >>> from fractions import Fraction
         >>> Linear(512, 512, Draw(Fraction(1, 512))).sigma_w_sq
         Fraction(1, 1)
     """

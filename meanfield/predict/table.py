@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from meanfield.errors import InputError, MissingRuleError, positive_integer
-from meanfield.moments.stack import propagate
-from meanfield.moments.state import Exchangeable
-from meanfield.ops import EncoderDecoder, Norm, Transformer, walk
+from meanfield.errors import InputError, positive_integer
+from meanfield.moments.inputs import Input
+from meanfield.moments.loss import Loss
+from meanfield.moments.stack import propagate, propagate_encoder_decoder
+from meanfield.moments.state import Exchangeable, Gram, Kernel, Layout
+from meanfield.ops import Attention, EncoderDecoder, ParameterKey, Transformer, walk
+from meanfield.predict.checks import (
+    check_architecture,
+    check_gram,
+    check_ids,
+    check_moments,
+    check_padding,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from meanfield.moments.backward import Record
+    from meanfield.moments.record import Record
 
 KEYS = (
     "arch",
@@ -37,11 +47,11 @@ KEYS = (
 )
 
 
-def configuration(arch: Transformer, tokens: int, batch: int, loss: str) -> dict[str, Any]:
+def configuration(arch: Transformer | EncoderDecoder, tokens: int, batch: int, loss: str) -> dict[str, Any]:
     """Build the key columns that are the same for all rows of one run.
 
     Args:
-        arch: The architecture.
+        arch: The architecture; an encoder-decoder speaks through its decoder.
         tokens: Tokens in a sequence.
         batch: Sequences.
         loss: Name of the loss.
@@ -49,8 +59,9 @@ def configuration(arch: Transformer, tokens: int, batch: int, loss: str) -> dict
     Returns:
         Column name to value, in the order of `KEYS` up to ``loss``.
     """
+    arch, name = (arch.decoder, arch.name) if isinstance(arch, EncoderDecoder) else (arch, arch.name)
     return {
-        "arch": arch.name,
+        "arch": name,
         "placement": arch.placement,
         "init": arch.init,
         "activation": arch.feed_forward.activation,
@@ -70,35 +81,76 @@ class Prediction:
 
     Attributes:
         configuration: Key columns shared by all rows.
-        record: The numbers of the recursion.
+        record: The numbers of the recursion, at infinite width.
+        layout: How tokens were laid out.
+        samples: Square gradient norms at the real width, one array over seeds per parameter; empty without.
     """
 
     configuration: dict[str, Any]
     record: Record
+    layout: Layout
+    samples: Mapping[ParameterKey, npt.NDArray[np.floating[Any]]] = field(default_factory=dict)
 
     @property
     def df(self) -> pd.DataFrame:
-        """One row per parameter: key columns, ``grad_sq`` and its root ``grad_norm``; in order of depth."""
+        """One row per parameter, in order of depth: the key columns and these.
+
+            grad_sq       E||dL/dtheta||^2: at the real width where there are samples, else the limit
+            grad_norm     its root
+            log10_grad_sq its logarithm, which no depth takes out of range
+
+        and with samples: grad_sq_limit (infinite width), grad_sq_se (standard error of grad_sq), grad_sq_sd
+        (from seed to seed), grad_sq_low and grad_sq_high (95 % of single seeds, log-normal).
+        """
         import pandas as pd  # half a second: not at import
 
-        rows = [(*key, grad_sq, math.sqrt(grad_sq)) for key, grad_sq in reversed(self.record.grad_sq.items())]
-        return self._table(
-            pd.DataFrame(rows, columns=["layer", "module", "parameter", "grad_sq", "grad_norm"])
-        )
+        keys = list(reversed(self.record.grad_sq))
+        grad_sq = np.array([self.record.grad_sq[key] for key in keys])
+        table = pd.DataFrame(keys, columns=["layer", "module", "parameter"])
+        columns = {
+            "grad_sq": grad_sq,
+            "grad_norm": np.sqrt(grad_sq),
+            "log10_grad_sq": np.array([self.record.log10_grad_sq[key] for key in keys]),
+        }
+        if self.samples:
+            columns |= _width_columns(
+                np.array([self.samples[key] for key in keys], dtype=np.float64), grad_sq
+            )
+        return self._table(table.assign(**columns))
 
     @property
     def activations(self) -> pd.DataFrame:
-        """One row per point: key columns, q, cov, cov_across, their gradient twins; NaN where no pair is."""
+        """One row per point: key columns, q, cov, cov_across, their gradient twins; NaN where no pair is.
+
+        Where tokens differ these are means over tokens and pairs.
+        """
         import pandas as pd
 
         counts = Exchangeable(self.configuration["tokens"], self.configuration["batch"]).counts
         missing = np.where(counts > 0, 0.0, np.nan)
         rows = [
-            (layer, module, "activation", *(kernel + missing), *(gradient + missing))
+            (
+                layer,
+                module,
+                "activation",
+                *(self._values(kernel) + missing),
+                *(self._values(gradient) + missing),
+            )
             for (layer, module), (kernel, gradient) in reversed(self.record.points.items())
         ]
         names = ["q", "cov", "cov_across", "q_grad", "cov_grad", "cov_grad_across"]
         return self._table(pd.DataFrame(rows, columns=["layer", "module", "parameter", *names]))
+
+    @property
+    def sampling_error(self) -> float:
+        """Largest relative standard error of an average over drawn attention scores; 0 without."""
+        return max(self.layout.errors, default=0.0) if isinstance(self.layout, Gram) else 0.0
+
+    def _values(self, kernel: Kernel) -> Kernel:
+        exchangeable = isinstance(self.layout, Exchangeable)
+        if kernel.ndim > (1 if exchangeable else 2):  # of two streams, the first
+            kernel = kernel[0]
+        return kernel if exchangeable else _means(kernel, self.configuration["batch"])
 
     def _table(self, rows: pd.DataFrame) -> pd.DataFrame:
         table = rows.assign(**self.configuration)
@@ -106,37 +158,57 @@ class Prediction:
         return table[[*KEYS, *values]].sort_values("layer", kind="stable", ignore_index=True)
 
 
-def check_architecture(arch: object) -> Transformer | EncoderDecoder:
-    """Check that a value is an architecture on which gradients say something.
+def _means(kernel: Kernel, batch: int) -> Kernel:
+    """Means of a T x T kernel over the diagonal, over pairs within sequences and over pairs across them."""
+    tokens = kernel.shape[0] // batch
+    blocks = kernel.reshape(batch, tokens, batch, tokens)
+    own = float(np.trace(kernel))
+    within = float(np.einsum("bibj->", blocks))
+    counts = np.maximum(Exchangeable(tokens, batch).counts, 1)
+    return np.array([own, within - own, kernel.sum() - within]) / counts
+
+
+def _width_columns(samples: Kernel, limit: Kernel) -> dict[str, Kernel]:
+    """Mean, its error, spread and log-normal band from samples of shape (parameters, seeds)."""
+    seeds = samples.shape[1]
+    mean, sd = samples.mean(axis=1), samples.std(axis=1, ddof=1)
+    # A positive product of many factors is near log-normal; both moments are matched.
+    spread = np.sqrt(np.log1p(np.divide(sd, mean, out=np.zeros_like(sd), where=mean > 0) ** 2))
+    middle = mean * np.exp(-(spread**2) / 2)
+    return {
+        "grad_sq": mean,
+        "grad_norm": np.sqrt(mean),
+        "grad_sq_limit": limit,
+        "grad_sq_se": sd / np.sqrt(seeds),
+        "grad_sq_sd": sd,
+        "grad_sq_low": middle * np.exp(-_NORMAL_975 * spread),
+        "grad_sq_high": middle * np.exp(_NORMAL_975 * spread),
+    }
+
+
+_NORMAL_975 = 1.959963984540054
+"""The 97.5 % quantile of a standard normal variable."""
+
+
+def needs_order(arch: Transformer | EncoderDecoder, batch: int = 1) -> bool:
+    """Whether tokens of this architecture differ by position, so that the T x T kernel is needed.
 
     Args:
-        arch: The value.
+        arch: The architecture.
+        batch: Sequences: learned positions make those of two sequences alike.
 
     Returns:
-        The value.
-
-    Raises:
-        InputError: If it is no architecture, or a LayerNorm has a single coordinate: x - mean(x) is then 0.
+        True for masks, positions, capped scores and encoder-decoders.
 
     Example:
-        >>> from meanfield import paper_post_ln
-        >>> check_architecture(paper_post_ln(width=2, depth=3)).name
-        'paper_post_ln'
+        >>> from meanfield import pre_ln
+        >>> needs_order(pre_ln(width=8, depth=1)), needs_order(pre_ln(width=8, depth=1, causal=True))
+        (False, True)
     """
-    if not isinstance(arch, Transformer | EncoderDecoder):
-        shown = repr(arch).partition("\n")[0]
-        raise InputError(
-            f"arch={shown} is no architecture: give a Transformer, for example mf.pre_ln(width=512, depth=6)"
-        )
-    for stack in (arch.encoder, arch.decoder) if isinstance(arch, EncoderDecoder) else (arch,):
-        blocks = [run.block for run in stack.layers]
-        for op in (op for part in (*blocks, stack.final_norm) if part is not None for op in walk(part)):
-            if isinstance(op, Norm) and op.kind == "layernorm" and op.width < 2:
-                raise InputError(
-                    f"width={op.width} is too small: LayerNorm needs at least 2 coordinates; give a greater "
-                    "width, or norm='rmsnorm'"
-                )
-    return arch
+    if isinstance(arch, EncoderDecoder) or (arch.position is not None and batch > 1):
+        return True
+    attentions = [op for run in arch.layers for op in walk(run) if isinstance(op, Attention)]
+    return any(op.masked or op.rotary or op.relative_bias or op.softcap for op in attentions)
 
 
 def predict(
@@ -144,35 +216,50 @@ def predict(
     *,
     tokens: int,
     batch: int = 1,
+    source_tokens: int | None = None,
     loss: str = "linear",
     label_smoothing: float = 0.0,
     q: float = 1.0,
     cov: float = 0.0,
+    gram: npt.ArrayLike | None = None,
+    ids: npt.ArrayLike | None = None,
+    padding: npt.ArrayLike | None = None,
+    samples: int = 0,
 ) -> Prediction:
-    """Predict E||dL/dtheta||_F^2 of every parameter tensor at initialisation, at infinite width.
+    """Predict E||dL/dtheta||_F^2 of every parameter tensor at initialisation.
 
-    Nothing is measured or fitted: the numbers follow from the architecture value alone.
+    Nothing is measured or fitted: the numbers follow from the architecture value alone. Without samples they
+    are those of infinite width. With samples they hold at the real width: the hidden states of that many
+    initialisations are drawn, exactly in law, without any weight (`meanfield.weight_free`).
 
     Args:
-        arch: The architecture; for an encoder-decoder there is no rule.
-        tokens: Tokens in a sequence.
+        arch: The architecture.
+        tokens: Tokens in a sequence; of the target for an encoder-decoder.
         batch: Sequences.
-        loss: ``"linear"``: (1/T) sum_i <r_i, y_i>, r_i ~ N(0, I/d); ``"cross_entropy"``: the mean over the T
-            positions with uniform random labels.
+        source_tokens: Tokens in a source sequence of an encoder-decoder; as many as in the target if None.
+        loss: ``"linear"``: (1/T) sum_i <r_i, y_i>, r_i ~ N(0, I/d); ``"mse"``: the mean of (y - t)^2 over
+            tokens and coordinates, t ~ N(0, 1); ``"cross_entropy"``: the mean over tokens, uniform random
+            labels.
         label_smoothing: For cross entropy, in [0, 1).
         q: Second moment per coordinate of the input vectors; an embedding gives its own.
         cov: The same between two input tokens of a sequence, |cov| <= q.
+        gram: T x T second moments per coordinate of the input vectors, in place of q and cov; T = batch *
+            tokens, sequence by sequence.
+        ids: Token ids of shape (batch, tokens) where there is an embedding; uniform random ones if None.
+        padding: Booleans of shape (batch, tokens), True where a token is real; all if None.
+        samples: Initialisations to draw for the means and error bars at the real width; 0 for the limit.
 
     Returns:
         The table, with ``.df`` for parameters and ``.activations`` for the points of every block.
 
     Raises:
-        InputError: If this is no architecture, LayerNorm has one coordinate, a size or the input moments
-            cannot be, or an argument has no meaning here.
+        InputError: If this is no architecture, LayerNorm has one coordinate, a size or the input cannot be,
+            or an argument has no meaning here.
         MissingRuleError: If the theory has no rule for a part of the architecture.
 
     Assumes:
-        Width to infinity; Gaussian or other independent weights of mean 0; exchangeable tokens.
+        Independent weights of mean 0. Without samples: width to infinity; heads of infinite size where tokens
+        are exchangeable, of their real size where they are not.
 
     Source:
         xiong2020, App. B-F, with the residual branches kept in the backward pass.
@@ -187,29 +274,87 @@ def predict(
         [100.0, 100.0, 100.0]
     """
     arch = check_architecture(arch)
+    tokens, batch = positive_integer("tokens", tokens), positive_integer("batch", batch)
+    if not isinstance(label_smoothing, Real):
+        raise InputError(f"label_smoothing={label_smoothing!r} is not a number: give a real number")
+    objective = Loss(loss, float(label_smoothing))
+    stack = arch.decoder if isinstance(arch, EncoderDecoder) else arch
+    if stack.embedding is not None and ((q, cov) != (1, 0) or gram is not None):
+        raise InputError(
+            "q, cov and gram mean nothing where an embedding makes the input: leave them out, or leave out "
+            "vocab"
+        )
+    if gram is not None and (q, cov) != (1, 0):
+        raise InputError("gram holds what q and cov say: give one or the other")
+    check_moments(q, cov, tokens)
+    mask = None if padding is None else check_padding(padding, batch, tokens)
+    given = Input(
+        q,
+        cov,
+        None if gram is None else check_gram(gram, batch * tokens),
+        None if ids is None else check_ids(ids, batch, tokens, stack),
+    )
+    layout: Layout
     if isinstance(arch, EncoderDecoder):
-        raise MissingRuleError(
-            arch, "moments", "the theory covers one stack; measure this architecture instead"
-        )
-    layout = Exchangeable(positive_integer("tokens", tokens), positive_integer("batch", batch))
-    for what, value in (("q", q), ("cov", cov), ("label_smoothing", label_smoothing)):
-        if not isinstance(value, Real):
-            raise InputError(f"{what}={value!r} is not a number: give a real number")
-    if arch.embedding is not None and (q, cov) != (1, 0):
-        raise InputError(
-            f"q={q}, cov={cov} mean nothing where an embedding makes the input: leave them out, or leave "
-            "out vocab"
-        )
-    if label_smoothing and loss == "linear":
-        raise InputError(
-            f"label_smoothing={label_smoothing} means nothing for loss='linear': give 0, or 'cross_entropy'"
-        )
-    if not (math.isfinite(q) and q > 0):
-        raise InputError(f"q={q} is no second moment: give a finite number above 0")
-    if not (math.isfinite(cov) and -q / max(1, layout.tokens - 1) <= cov <= q):
-        lowest = -q / max(1, layout.tokens - 1)
-        raise InputError(
-            f"cov={cov} is impossible for {layout.tokens} tokens: give a number in [{lowest:g}, {q:g}]"
-        )
-    record = propagate(arch, layout, loss=loss, label_smoothing=label_smoothing, q=q, cov=cov)
-    return Prediction(configuration(arch, layout.tokens, layout.batch, loss), record)
+        if gram is not None or ids is not None or mask is not None:
+            raise InputError("gram, ids and padding are for one stack: leave them out for an encoder-decoder")
+        source = positive_integer("source_tokens", tokens if source_tokens is None else source_tokens)
+        layout = Gram(tokens, batch)
+        encoder = Gram(source, batch, streams=layout.streams, errors=layout.errors)
+        record = propagate_encoder_decoder(arch, encoder, layout, loss=objective, given=(given, given))
+    else:
+        if source_tokens is not None:
+            raise InputError("source_tokens is for an encoder-decoder: leave it out")
+        layout, given = _layout(arch, tokens, batch, mask, given)
+        record = propagate(arch, layout, loss=objective, given=given)
+    drawn = _sample(arch, tokens, batch, source_tokens, objective, given, mask, samples)
+    return Prediction(configuration(arch, tokens, batch, loss), record, layout, drawn)
+
+
+def _layout(
+    arch: Transformer, tokens: int, batch: int, padding: npt.NDArray[np.bool_] | None, given: Input
+) -> tuple[Layout, Input]:
+    """Choose the smaller layout where tokens are exchangeable."""
+    whole = Gram(tokens, batch, padding)
+    if needs_order(arch, batch) or padding is not None or given.ids is not None:
+        return whole, given
+    if given.gram is None:
+        return Exchangeable(tokens, batch), given
+    values = whole.contract(given.gram)
+    if values is None or values[2] != 0:
+        return whole, given
+    return Exchangeable(tokens, batch), Input(float(values[0]), float(values[1]))
+
+
+def _sample(
+    arch: Transformer | EncoderDecoder,
+    tokens: int,
+    batch: int,
+    source_tokens: int | None,
+    loss: Loss,
+    given: Input,
+    padding: npt.NDArray[np.bool_] | None,
+    samples: int,
+) -> Mapping[ParameterKey, npt.NDArray[np.floating[Any]]]:
+    """Draw square gradient norms at the real width, from seeds 0, 1, ..."""
+    if samples == 0:
+        return {}
+    if source_tokens not in (None, tokens):
+        raise InputError(f"samples need source_tokens={tokens}, as many as in the target: leave it out")
+    if positive_integer("samples", samples) < 2:
+        raise InputError("samples=1 has no spread: give 0 for the limit, or at least 2")
+    from meanfield import weight_free  # needs an array library of its own: not at import
+
+    return weight_free.sample(
+        arch,
+        tokens=tokens,
+        batch=batch,
+        seeds=range(samples),
+        loss=loss.name,
+        label_smoothing=loss.label_smoothing,
+        q=given.q,
+        cov=given.cov,
+        gram=given.gram,
+        ids=given.ids,
+        padding=padding,
+    )

@@ -17,8 +17,9 @@ import meanfield.symbolic.forward
 from empirical.build import build_op
 from meanfield import ops
 from meanfield.errors import MissingRuleError
-from meanfield.moments.backward import Record, backward
+from meanfield.moments.backward import backward
 from meanfield.moments.forward import forward
+from meanfield.moments.record import Record
 from meanfield.moments.state import Exchangeable
 from meanfield.ops import Op
 from meanfield.symbolic.backward import backward as symbolic_backward

@@ -1,0 +1,60 @@
+"""How much of an op's input stands in its output: what correlates a branch with its skip.
+
+A branch that ends in fresh weights shares nothing with its input. One that holds a norm or a residual sum of
+its own does: f(x)_j = t_j x_j + what is independent of x, so E<x_i, f(x)_j> = t_j Q_ij, and for gradients
+E<g_i, (J^T g)_j> = t_j G_ij.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meanfield.moments.state import Layout, Step
+from meanfield.ops import Gain, Norm, Parallel, Residual, Scale, Sequential
+
+
+def identity_share(step: Step, layout: Layout) -> Any:
+    """Compute t: one number per token, or one for all.
+
+        linear, attention, feed-forward: 0;  norm: 1/s;  factor: itself;  residual: skip + branch t_branch
+        a sequence: the product;  parallel branches: the sum
+
+    Args:
+        step: A step of the forward pass.
+        layout: Its layout.
+
+    Returns:
+        The coefficients.
+
+    Source:
+        definition; takase2022 (B2T, the placement that needs it).
+
+    Example:
+        >>> from fractions import Fraction
+        >>> from meanfield.moments.forward import forward
+        >>> from meanfield.moments.state import Exchangeable
+        >>> layout = Exchangeable(tokens=1, batch=1)
+        >>> step = forward(Norm("norm1", 8, eps=0.0), np.array([4.0, 0.0, 0.0]), layout)
+        >>> float(identity_share(step, layout))
+        0.5
+    """
+    match step.op:
+        case Norm(eps=eps):
+            return 1 / np.sqrt(layout.own(step.before) + eps)
+        case Gain(value=value):
+            return float(value)
+        case Scale(factor=factor):
+            return float(factor)
+        case Residual(skip_scale=skip, branch_scale=scale):
+            return float(skip) + float(scale) * identity_share(step.inner["branch"], layout)
+        case Parallel():
+            return sum(identity_share(inner, layout) for inner in step.inner.values())
+        case Sequential():
+            share: Any = 1.0
+            for inner in step.inner.values():
+                share = share * identity_share(inner, layout)
+            return share
+        case _:
+            return 0.0

@@ -1,0 +1,331 @@
+"""Softmax attention over tokens that differ: averages over drawn queries and keys of one head.
+
+Queries and keys of a head are Gaussian given the token kernels, q = R_q Z with R_q R_q^T = K_q, at the head's
+real size; an average over heads is an average over draws. What is Gaussian given the weights, values and
+incoming gradients, is averaged in closed form. Draws come in antithetic pairs (q, k), (-q, k) from a fixed
+seed, and their number grows until the standard error is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from meanfield.errors import InputError
+from meanfield.moments.control import Controlled
+from meanfield.moments.draw import Draw, Draws, diagonal, key_form, query_form
+from meanfield.moments.masks import bucket, visible
+from meanfield.moments.rotary import angles, planes, rotate
+from meanfield.moments.state import Gram, Kernel
+from meanfield.ops import Attention, Norm
+
+TARGET = 1e-3
+"""Relative standard error at which drawing stops: 95 % of averages are then within 0.2 %."""
+
+_CHUNK, _FEWEST, _MOST = 4, 10, 512
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampledSoftmax:
+    """Weights of one head, drawn again from its seed for the way back.
+
+    Args:
+        op: The attention op.
+        queries: R_q, (T, T).
+        keys: R_k, (source T, source T).
+        seen: Which keys a query sees, (batch, tokens, source tokens).
+        layout: Layout of the tokens that ask; collects the errors.
+        stream: Seed of the draws.
+        kept: What the way forth has found for the way back.
+    """
+
+    op: Attention
+    queries: Draws
+    keys: Draws
+    seen: npt.NDArray[np.bool_]
+    layout: Gram
+    stream: int
+    kept: dict[str, Kernel] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, op: Attention, query: Kernel, key: Kernel, layout: Gram) -> SampledSoftmax:
+        """Prepare to draw.
+
+        Args:
+            op: Softmax attention.
+            query: Kernel of the queries before their norm, per coordinate.
+            key: The same of the keys.
+            layout: Layout of the tokens that ask.
+
+        Returns:
+            The weights.
+
+        Source:
+            vaswani2017, Eq. (1); hron2020 (queries and keys are Gaussian given the token kernel).
+        """
+        queries, keys = (_root(kernel).astype(np.float32) for kernel in (query, key))
+        return cls(op, queries, keys, visible(op, layout), layout, next(layout.streams))
+
+    def mix(self, value: Kernel) -> Kernel:
+        """Kernel of the mixed values, E[A K A^T], and what dropout adds to the diagonal.
+
+        The same draws give what the gradient of the queries will be multiplied by.
+
+        Args:
+            value: Kernel of the values, (source T, source T).
+
+        Returns:
+            T x T.
+        """
+        V, unit = _normalised(value)
+        white = np.diag(np.diagonal(V))
+        same = np.eye(self.layout.total, dtype=bool)
+        dropped, turning = self._dropped(), self._turning()
+        Kk = (self.op.head_size * _normed_kernel(self.keys, self.op.key_norm)).astype(np.float32)
+
+        def mixed(draw: Draw) -> Draws:
+            found = draw.across(draw.left(draw.A, V), draw.A)
+            return found + dropped * diagonal(draw.left(draw.A**2, np.diagonal(V)[:, None])[..., 0])
+
+        def of_query(draw: Draw) -> Draws:
+            inner = draw.gram(draw.k)
+            found = query_form(draw, draw.outer, V, inner)
+            if dropped:
+                found = np.where(same, found + dropped * query_form(draw, draw.outer, white, inner), found)
+            if turning:  # two queries at different positions have turned by different angles
+                forms = [p * query_form(draw, draw.turned(angle), V, Kk).real for p, angle in turning]
+                found = np.where(same, found, np.sum(forms, axis=0))
+            return found
+
+        flat = self._flat()
+        controls = (
+            key_form(flat, flat.outer, V, np.eye(len(self.queries), dtype=np.float32))[0],
+            np.where(same, query_form(flat, flat.outer, V, Kk)[0], np.float32(0)),
+        )
+        mean, form = self._mean(controls, mixed, of_query)
+        self.kept["query_form"] = unit * form
+        return unit * mean
+
+    def back(
+        self, query: Kernel, key: Kernel, value: Kernel, gradient: Kernel
+    ) -> tuple[Kernel, Kernel, Kernel]:
+        """Gradient kernels of values, queries and keys, summed over the coordinates of all heads.
+
+            E[A^T G A];  dS_ij = a_ij (y_ij - sum_l a_il y_il),  cov(y_ij, y_kl) = G_ik Kv_jl over all heads
+            <dq_i, dq_l> = scale^2 sum_jm dS_ij dS_lm <k_j, k_m>,  and the same for keys
+
+        The average over y is exact given the draw: with C(i, l) = Kv - (A Kv)_i - (A Kv)_l + (A Kv A^T)_il,
+        E_y dS_ij dS_lm = a_ij a_lm G_il C_jm(i, l).
+
+        Args:
+            query: Kernel of the queries after their norm, per coordinate.
+            key: The same of the keys.
+            value: Kernel of the values.
+            gradient: Gradient kernel of the mixed values, summed over coordinates.
+
+        Returns:
+            The gradient kernels of values, (source T, source T), queries, T x T, and keys.
+
+        Assumes:
+            Width to infinity, with as many heads as it takes; the head size is the real one. A norm on
+            queries and keys loses the O(1/head size) projection of its Jacobian.
+
+        Source:
+            vaswani2017, Eq. (1), differentiated; su2021 for rotary positions.
+        """
+        V, unit_v = _normalised(value)
+        G, unit_g = _normalised(gradient)
+        white = np.diag(np.diagonal(V))
+        same_query, same_key = (np.eye(len(root), dtype=bool) for root in (self.queries, self.keys))
+        dropped, turning = self._dropped(), self._turning()
+        expected = (self.op.head_size * G * query).astype(np.float32)
+
+        def of_value(draw: Draw) -> Draws:
+            found = draw.down(draw.A, draw.down(draw.A, G).swapaxes(-1, -2))
+            return found + dropped * diagonal(draw.down(draw.A**2, np.diagonal(G)[:, None])[..., 0])
+
+        def of_key(draw: Draw) -> Draws:
+            W = G * draw.gram(draw.q)
+            found = key_form(draw, draw.outer, V, W)
+            if dropped:
+                own = np.where(same_query, W, np.float32(0))
+                found = found + dropped * key_form(draw, draw.outer, white, own)
+            if turning:
+                forms = [p * key_form(draw, draw.turned(angle), V, expected).real for p, angle in turning]
+                found = np.where(same_key, found, np.sum(forms, axis=0))
+            return found
+
+        flat = self._flat()
+        controls = (
+            np.where(same_key, key_form(flat, flat.outer, V, expected)[0], np.float32(0)),
+            G * query_form(flat, flat.outer, V, np.eye(len(self.keys), dtype=np.float32))[0],
+        )
+        of_values, of_keys = self._mean(controls, of_value, of_key)
+        scale_sq = float(self.op.score_scale) ** 2
+        of_queries = scale_sq * gradient * self.kept["query_form"]
+        return unit_g * of_values, of_queries, scale_sq * unit_v * unit_g * of_keys
+
+    def bias_gradient(self, value: Kernel, gradient: Kernel) -> float:
+        """E||dL/db||^2 of the table of relative positions: dL/db sums dS over a bucket's pairs.
+
+        Args:
+            value: Kernel of the values.
+            gradient: Gradient kernel of the mixed values, summed over coordinates.
+
+        Returns:
+            The mean square gradient norm.
+
+        Source:
+            raffel2020, Sec. 2.1.
+        """
+        assert self.op.relative_bias is not None
+        V, unit_v = _normalised(value)
+        G, unit_g = _normalised(gradient)
+        buckets = bucket(self.op.relative_bias, self.layout.tokens)
+        ones = np.ones_like(V)
+
+        def average(draw: Draw) -> Draws:
+            found = np.zeros((1, 1), dtype=np.float32)
+            for b in np.unique(buckets):
+                form = query_form(draw, draw.outer * (buckets == b), V, ones)
+                found = found + (G * form).sum(axis=(-1, -2))[..., None, None]
+            return np.asarray(found, dtype=np.float32)
+
+        controls = (np.eye(len(self.keys), dtype=np.float32), np.eye(len(self.queries), dtype=np.float32))
+        return float(unit_v * unit_g * self._mean(controls, average)[0][0, 0])
+
+    def _turning(self) -> list[tuple[float, float]]:
+        """Groups of rotary planes over the longest distance between two pairs."""
+        return planes(self.op, 2 * max(self.seen.shape[1:]))
+
+    def _dropped(self) -> np.float32:
+        """Variance that dropout adds to a weight of 1: rate / (1 - rate)."""
+        return np.float32(float(self.op.dropout) / (1 - float(self.op.dropout)))
+
+    def _flat(self) -> Draw:
+        """The draw without scores: equal weights on what is seen."""
+        A = (self.seen / self.seen.sum(axis=-1, keepdims=True)).astype(np.float32)[None]
+        return Draw(A, A, A, self.queries[None], self.keys[None])
+
+    def _mean(self, forms: tuple[Draws, Draws], *averages: Callable[[Draw], Draws]) -> list[Kernel]:
+        """Average functions of a draw over draws, until the trace of each has a small standard error.
+
+        Control variates with known means take out most of the noise: two forms <k_j, k_m> N_jm and
+        <q_i, q_l> N_il, the averages to leading order in the scores, and the spread of scores along rows.
+
+        Args:
+            forms: N of keys and of queries.
+            averages: The functions.
+
+        Returns:
+            Their averages.
+        """
+        totals = [Controlled() for _ in averages]
+        known = self._known(forms)
+        error = np.inf
+        for done, draw in enumerate(self._draws(), start=1):
+            deviation = draw.sizes(self.seen, *forms) / known - 1
+            for total, average in zip(totals, averages, strict=True):
+                total.add(np.asarray(average(draw).mean(axis=0), dtype=np.float64), deviation)
+            if done >= _FEWEST:
+                error = max(total.error() for total in totals)
+                if error <= TARGET:
+                    break
+        self.layout.errors.append(error)
+        return [total.mean() for total in totals]
+
+    def _known(self, forms: tuple[Draws, Draws]) -> Kernel:
+        """Means of `Draw.sizes`."""
+        query = self._expected(self.queries, self.op.query_norm, self.seen.shape[1])
+        key = self._expected(self.keys, self.op.key_norm, self.seen.shape[2])
+        batch, tokens, source = self.seen.shape
+        shares = self.seen / self.seen.sum(axis=-1, keepdims=True)
+        variance = 0.0
+        for b in range(batch):
+            at = slice(b * source, (b + 1) * source)
+            K, share = key[at, at], shares[b]
+            spread = share @ np.diagonal(K) - np.einsum("ij,jk,ik->i", share, K, share)
+            own = np.diagonal(query)[b * tokens : (b + 1) * tokens] / self.op.head_size
+            variance += float((own * spread / self.seen[b].sum(axis=-1)).sum())
+        return np.array([float((key * forms[0]).sum()), float((query * forms[1]).sum()), variance])
+
+    def _expected(self, root: Draws, norm: Norm | None, tokens: int) -> Kernel:
+        """Mean inner products of queries or keys as they meet, turned by their positions."""
+        kernel = self.op.head_size * _normed_kernel(root, norm)
+        if self.op.rotary is None:
+            return kernel
+        theta = angles(self.op.rotary, self.op.head_size)
+        still = self.op.head_size - 2 * theta.size
+        position = np.arange(len(root)) % tokens
+        offset = position[:, None] - position[None, :]
+        cosines = 2 * np.cos(theta * offset[..., None]).sum(axis=-1) + still
+        return np.asarray(kernel * cosines / self.op.head_size)
+
+    def _normed(self, norm: Norm | None, x: Draws, root: Draws) -> Draws:
+        """Apply the norm on queries or keys: exact for one per head, in the limit for one of all heads."""
+        if norm is None:
+            return x
+        if norm.width != self.op.head_size:
+            own = (root**2).sum(axis=-1)[:, None]  # (T, 1)
+            return np.asarray(x / np.sqrt(own + np.float32(norm.eps)))
+        if norm.kind == "layernorm":
+            x = x - x.mean(axis=-1, keepdims=True)
+        return np.asarray(x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + np.float32(norm.eps)))
+
+    def _draws(self) -> Iterator[Draw]:
+        rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence([self.stream, 0x6D66])))
+        op, size = self.op, self.op.head_size
+        batch, tokens, source = self.seen.shape
+        hidden = np.where(self.seen, np.float32(0), np.float32(-np.inf))
+        for _ in range(_MOST):
+            q, k = (
+                root @ rng.standard_normal((_CHUNK, root.shape[1], size), dtype=np.float32)
+                for root in (self.queries, self.keys)
+            )  # (chunk, T, head size)
+            q, k = self._normed(op.query_norm, q, self.queries), self._normed(op.key_norm, k, self.keys)
+            q, k = rotate(op, q, tokens), rotate(op, k, source)
+            blocks = q.reshape(_CHUNK, batch, tokens, size) @ k.reshape(_CHUNK, batch, source, size).swapaxes(
+                -1, -2
+            )
+            scores = np.float32(op.score_scale) * blocks  # (chunk, batch, tokens, source)
+            scores = np.concatenate([scores, -scores])
+            if op.relative_bias is not None:
+                deviation = np.float32(float(op.relative_bias.weight.variance) ** 0.5)
+                table = deviation * rng.standard_normal((_CHUNK, op.relative_bias.buckets), dtype=np.float32)
+                bias = table[:, bucket(op.relative_bias, tokens)][:, None]
+                scores += np.concatenate([bias, bias])
+            slope = None
+            if op.softcap is not None:
+                bent = np.tanh(scores / np.float32(op.softcap))
+                scores, slope = np.float32(op.softcap) * bent, 1 - bent**2
+            scores += hidden
+            scores -= scores.max(axis=-1, keepdims=True)
+            A = np.exp(scores)
+            A /= A.sum(axis=-1, keepdims=True)
+            yield Draw(A, A if slope is None else A * slope, blocks, q, k)
+
+
+def _normalised(kernel: Kernel) -> tuple[Draws, float]:
+    """Divide by the largest entry, so that single precision neither over- nor underflows."""
+    unit = float(np.max(np.abs(kernel)))
+    return (kernel / unit if unit else kernel).astype(np.float32), unit
+
+
+def _normed_kernel(root: Draws, norm: Norm | None) -> Kernel:
+    """The kernel R R^T of queries or keys, after their norm."""
+    kernel = root.astype(np.float64) @ root.T.astype(np.float64)
+    if norm is None:
+        return kernel
+    size = np.sqrt(np.diagonal(kernel) + norm.eps)
+    return np.asarray(kernel / (size[:, None] * size[None, :]))
+
+
+def _root(kernel: Kernel) -> Kernel:
+    """Find R with R R^T = K for a positive semidefinite K, singular ones included."""
+    values, vectors = np.linalg.eigh(kernel)
+    if values[0] < -1e-8 * max(values[-1], 0):
+        raise InputError(f"a token kernel has the negative eigenvalue {values[0]:g}: give a Gram matrix")
+    return vectors * np.sqrt(np.maximum(values, 0))

@@ -1,0 +1,168 @@
+"""What may be predicted: checks of architectures, Gram matrices, ids and masks."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from meanfield.errors import InputError
+from meanfield.moments.state import Kernel
+from meanfield.ops import EncoderDecoder, Norm, Transformer, walk
+
+
+def check_architecture(arch: object) -> Transformer | EncoderDecoder:
+    """Check that a value is an architecture on which gradients say something.
+
+    Args:
+        arch: The value.
+
+    Returns:
+        The value.
+
+    Raises:
+        InputError: If it is no architecture, or a LayerNorm has a single coordinate: x - mean(x) is then 0.
+
+    Example:
+        >>> from meanfield import paper_post_ln
+        >>> check_architecture(paper_post_ln(width=2, depth=3)).name
+        'paper_post_ln'
+    """
+    if not isinstance(arch, Transformer | EncoderDecoder):
+        shown = repr(arch).partition("\n")[0]
+        raise InputError(
+            f"arch={shown} is no architecture: give a Transformer, for example mf.pre_ln(width=512, depth=6)"
+        )
+    for stack in (arch.encoder, arch.decoder) if isinstance(arch, EncoderDecoder) else (arch,):
+        parts = (stack.entry, *(run.block for run in stack.layers), stack.final_norm)
+        for op in (op for part in parts if part is not None for op in walk(part)):
+            if isinstance(op, Norm) and op.kind == "layernorm" and op.width < 2:
+                raise InputError(
+                    f"width={op.width} is too small: LayerNorm needs at least 2 coordinates; give a greater "
+                    "width, or norm='rmsnorm'"
+                )
+    return arch
+
+
+def check_gram(gram: object, total: int) -> Kernel:
+    """Check that a value is a Gram matrix of T tokens.
+
+    Args:
+        gram: T x T second moments, per coordinate.
+        total: T.
+
+    Returns:
+        The matrix in float64.
+
+    Raises:
+        InputError: If it has another size, NaN or infinite entries, is not symmetric, or not positive
+            semidefinite.
+
+    Example:
+        >>> check_gram([[1, 0.5], [0.5, 1]], 2).shape
+        (2, 2)
+    """
+    try:
+        matrix = np.asarray(gram, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"gram={type(gram).__name__} is no matrix of numbers: give a T x T array") from None
+    if matrix.shape != (total, total):
+        raise InputError(
+            f"gram has shape {matrix.shape}: give (T, T) = ({total}, {total}), T = batch * tokens"
+        )
+    if not np.isfinite(matrix).all():
+        row, column = (int(axis[0]) for axis in np.nonzero(~np.isfinite(matrix)))
+        raise InputError(f"gram[{row}, {column}]={matrix[row, column]} is not finite: give real numbers")
+    scale = float(np.max(np.abs(matrix)))
+    gap = np.abs(matrix - matrix.T)
+    if gap.max() > 1e-8 * scale:
+        row, column = (int(i) for i in np.unravel_index(np.argmax(gap), gap.shape))
+        raise InputError(
+            f"gram is not symmetric: [{row}, {column}]={matrix[row, column]:g} and "
+            f"[{column}, {row}]={matrix[column, row]:g}; give X X^T / d"
+        )
+    lowest = float(np.linalg.eigvalsh(matrix)[0])
+    if lowest < -1e-8 * scale:
+        raise InputError(
+            f"gram is not positive semidefinite: it has the eigenvalue {lowest:g}; give X X^T / d"
+        )
+    if np.any(np.diagonal(matrix) <= 0):
+        raise InputError("gram has a token of second moment 0: give every token a vector that is not 0")
+    return matrix
+
+
+def check_ids(ids: object, batch: int, tokens: int, arch: Transformer) -> npt.NDArray[np.intp]:
+    """Check token ids against sizes and vocabulary.
+
+    Args:
+        ids: Integers of shape (batch, tokens).
+        batch: Sequences.
+        tokens: Tokens in a sequence.
+        arch: The stack that embeds them.
+
+    Returns:
+        The ids.
+
+    Raises:
+        InputError: If the architecture takes vectors, or an id or the shape is wrong.
+    """
+    if arch.embedding is None:
+        raise InputError("ids mean nothing where the input is vectors: leave them out, or give vocab")
+    array: npt.NDArray[Any] = np.asarray(ids)
+    if array.shape != (batch, tokens) or not np.issubdtype(array.dtype, np.integer):
+        raise InputError(
+            f"ids have shape {array.shape} and type {array.dtype}: give integers of shape ({batch}, {tokens})"
+        )
+    outside = array[(array < 0) | (array >= arch.embedding.vocab)]
+    if outside.size:
+        raise InputError(
+            f"id {int(outside[0])} is outside the vocabulary: give 0 ... {arch.embedding.vocab - 1}"
+        )
+    return array.astype(np.intp)
+
+
+def check_padding(padding: object, batch: int, tokens: int) -> npt.NDArray[np.bool_]:
+    """Check a padding mask; that every sequence keeps a token is checked by the layout.
+
+    Args:
+        padding: Booleans of shape (batch, tokens), True where a token is real.
+        batch: Sequences.
+        tokens: Tokens in a sequence.
+
+    Returns:
+        The mask.
+
+    Raises:
+        InputError: If it has another shape or holds something else.
+    """
+    array = np.asarray(padding)
+    if array.shape != (batch, tokens) or not np.isin(array, (0, 1)).all():
+        raise InputError(
+            f"padding has shape {array.shape} and type {array.dtype}: give booleans of shape "
+            f"({batch}, {tokens})"
+        )
+    return array.astype(bool)
+
+
+def check_moments(q: float, cov: float, tokens: int) -> None:
+    """Check that input vectors with second moment q and covariance cov exist.
+
+    Args:
+        q: Second moment per coordinate.
+        cov: The same between two tokens of a sequence.
+        tokens: Tokens in a sequence.
+
+    Raises:
+        InputError: If a value is no number, or no such vectors exist.
+    """
+    for what, value in (("q", q), ("cov", cov)):
+        if not isinstance(value, Real):
+            raise InputError(f"{what}={value!r} is not a number: give a real number")
+    if not (math.isfinite(q) and q > 0):
+        raise InputError(f"q={q} is no second moment: give a finite number above 0")
+    lowest = -q / max(1, tokens - 1)
+    if not (math.isfinite(cov) and lowest <= cov <= q):
+        raise InputError(f"cov={cov} is impossible for {tokens} tokens: give a number in [{lowest:g}, {q:g}]")
