@@ -22,7 +22,7 @@ from empirical.layers import Context
 from empirical.names import dropouts, named_parameters
 from meanfield import ops
 from meanfield.moments.loss import Loss
-from meanfield.weight_free import Backend, linear
+from meanfield.weight_free import Backend, linear, sample
 from meanfield.weight_free.backend import Array
 from meanfield.weight_free.run import Run
 from meanfield.weight_free.stack import Data, squares
@@ -35,11 +35,6 @@ class Dense:
     maps: dict[str, ops.Linear]
     x: Array
     weights: dict[str, Array]
-
-    @property
-    def basis(self) -> Array:
-        """A span is its own tokens here."""
-        return self.x
 
 
 def dense_project(maps: dict[str, ops.Linear], x: Any, run: Run) -> tuple[dict[str, Array], Dense]:
@@ -157,3 +152,9 @@ def both_ways(
         p.key: float(g.square().sum()) for p, g in zip(parameters, gradients, strict=True) if g is not None
     }
     return ours, theirs
+
+
+def dense_sample(arch: Any, **how: Any) -> dict[ops.ParameterKey, np.ndarray]:
+    """`meanfield.weight_free.sample`, but with weights that are drawn and multiplied by."""
+    with mock.patch.multiple(linear, project=dense_project, project_back=dense_project_back):
+        return sample(arch, **how)
