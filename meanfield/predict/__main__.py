@@ -26,13 +26,17 @@ WAIT = 2.0  # seconds before a progress bar is worth its place
 
 
 @contextlib.contextmanager
-def _patience(text: str) -> Iterator[None]:
-    """Show a moving bar on stderr while something takes longer than `WAIT`."""
+def patience(text: str) -> Iterator[None]:
+    """Show a moving bar on stderr, where that is a terminal, while something takes longer than `WAIT`."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    progress = Progress(*columns, console=console, transient=True)
     progress.add_task(text, total=None)
     timer = threading.Timer(WAIT, progress.start)
     timer.start()
@@ -41,7 +45,8 @@ def _patience(text: str) -> Iterator[None]:
     finally:
         timer.cancel()
         timer.join()
-        progress.stop()
+        if progress.live.is_started:
+            progress.stop()
 
 
 def _list() -> str:
@@ -106,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
 
     given: dict[str, Any] = {"samples": args.samples} if args.samples else {}
     try:
-        with _patience(f"drawing {args.samples} models" if args.samples else "predicting"):
+        with patience(f"drawing {args.samples} models" if args.samples else "predicting"):
             prediction = predict(
                 arch,
                 tokens=args.tokens,
