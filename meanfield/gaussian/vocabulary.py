@@ -53,17 +53,16 @@ def class_overlap(classes: int, q_u: npt.ArrayLike, q_v: npt.ArrayLike, cov: npt
     n = positive_integer("classes", classes)
     u, v, c = (np.asarray(a, dtype=np.float64) for a in (q_u, q_v, cov))
     rho = correlation(u, v, c)
-    largest = max(u.max(initial=0.0), v.max(initial=0.0))
+    largest = max(u.max(), v.max())
     if largest > MAX_VARIANCE:
         raise InputError(f"variance of the logits {largest} is above {MAX_VARIANCE:g}: lower the scale")
     sd_u, sd_v, r = (np.ravel(a) for a in np.broadcast_arrays(np.sqrt(u), np.sqrt(v), rho))
     both = np.append(sd_u, sd_v)
     # These counts of nodes keep five digits (tests/oracle). The logarithm is the steeper in the correlation
     # the larger the variance, and its floor bends it where the covariance is below -5.
-    low, width = r.min(initial=0.0), np.ptp(r) if r.size else 0.0
-    bend = max(0.0, -5 - low * largest)
+    bend = max(0.0, -5 - r.min() * largest)
     sd_nodes, sd_basis = _lagrange(both, math.ceil(4 + 3.5 * np.ptp(both)))
-    r_nodes, r_basis = _lagrange(r, math.ceil(5 + 4 * math.sqrt(largest * width) + 4 * bend))
+    r_nodes, r_basis = _lagrange(r, math.ceil(5 + 4 * math.sqrt(largest * np.ptp(r)) + 4 * bend))
     if r.size <= sd_nodes.size * (sd_nodes.size + 1) // 2 * r_nodes.size:
         return np.array([_integrate(n, *z) for z in zip(sd_u, sd_v, r, strict=True)]).reshape(rho.shape)
     logs = np.log(n * _integrate_grid(n, sd_nodes, r_nodes) + _FLOOR)
