@@ -36,6 +36,7 @@ class Backend:
             raise UnknownNameError("dtype", dtype, DTYPES)
         self.dtype: Any = np.dtype(dtype)
         self.eps = float(np.finfo(dtype).eps)
+        self.tiny = float(np.finfo(dtype).tiny) / self.eps  # the least square that keeps its digits
 
     def streams(self, seeds: Sequence[int]) -> list[Any]:
         """Open one stream of random numbers for each seed."""

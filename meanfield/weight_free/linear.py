@@ -36,14 +36,14 @@ class Projected:
 
     maps: dict[str, Linear]
     span: Span
-    normals: Array
+    normals: dict[str, Array]
 
 
 def span(x: Array, run: Run) -> Span:
     """Factorise token rows (seeds, T, d) for the maps that read them."""
     xp = run.xp
     gram = x @ xp.matrix_transpose(x)
-    lower, sound = _cholesky(x, gram, run)
+    lower, sound = _cholesky(gram, x.shape[-1], run)
     if xp.all(sound):
         return Span(gram, lower, xp.linalg.inv(lower) @ x)
     q, r = xp.linalg.qr(xp.matrix_transpose(x), mode="reduced")
@@ -55,10 +55,10 @@ def span(x: Array, run: Run) -> Span:
     return Span(gram, rows, basis)
 
 
-def _cholesky(x: Array, gram: Array, run: Run) -> tuple[Array, Array]:
+def _cholesky(gram: Array, size: int, run: Run) -> tuple[Array, Array]:
     """Cholesky factor, and for which seeds (seeds, 1, 1) it is as accurate as the root of the precision."""
     xp = run.xp
-    if x.shape[-2] > x.shape[-1]:
+    if gram.shape[-1] > size:  # more tokens than coordinates
         return gram, xp.zeros_like(gram[:, :1, :1], dtype=xp.bool)
     lower = run.backend.cholesky(gram)
     pivots = xp.linalg.diagonal(lower) ** 2
@@ -66,13 +66,14 @@ def _cholesky(x: Array, gram: Array, run: Run) -> tuple[Array, Array]:
     return lower, xp.all(sound, axis=-1)[:, None, None]
 
 
-def _root(x: Array, gram: Array, run: Run) -> Array:
-    """Any D with D D^T = gram, which is that of the rows x."""
+def _root(gram: Array, maps: dict[str, Linear], gradients: dict[str, Array], run: Run) -> Array:
+    """Any D with D D^T = gram, which is that of the gradients, each times its map's deviation."""
     xp = run.xp
-    lower, sound = _cholesky(x, gram, run)
+    lower, sound = _cholesky(gram, sum(op.d_out for op in maps.values()), run)
     if xp.all(sound):
         return lower
-    _, r = xp.linalg.qr(xp.matrix_transpose(x), mode="reduced")
+    rows = xp.concat([_deviation(op) * gradients[name] for name, op in maps.items()], axis=-1)
+    _, r = xp.linalg.qr(xp.matrix_transpose(rows), mode="reduced")
     upper = xp.matrix_transpose(r)
     return xp.where(sound, lower, upper) if xp.any(sound) else upper
 
@@ -92,17 +93,14 @@ def project(maps: dict[str, Linear], x: Array | Span, run: Run) -> tuple[dict[st
         MissingRuleError: If the entries of a weight have a mean.
     """
     tokens = x if isinstance(x, Span) else span(x, run)
-    normals = run.normal(tokens.basis.shape[-2], sum(op.d_out for op in maps.values()))  # columns of all maps
-    mapped = tokens.rows @ normals
-    outputs, start = {}, 0
+    outputs, normals = {}, {}
     for name, op in maps.items():
         if op.weight.mean:
             raise MissingRuleError(f"weights of mean {op.weight.mean}", INTERPRETER, "give weights of mean 0")
-        y = _deviation(op) * mapped[..., start : start + op.d_out]
+        normals[name] = run.normal(tokens.basis.shape[-2], op.d_out)
+        outputs[name] = (_deviation(op) * tokens.rows) @ normals[name]
         if op.bias is not None and (op.bias.variance or op.bias.mean):
-            y = y + run.draw(op.bias, 1, op.d_out)
-        outputs[name] = y
-        start += op.d_out
+            outputs[name] = outputs[name] + run.draw(op.bias, 1, op.d_out)
     return outputs, Projected(maps, tokens, normals)
 
 
@@ -119,16 +117,16 @@ def project_back(saved: Projected, gradients: dict[str, Array], run: Run) -> tup
         K of tokens and H of gradients.
     """
     xp, tokens = run.xp, saved.span
-    squares, gram = {}, 0.0
+    squares, gram, known = {}, 0.0, 0.0
     for name, op in saved.maps.items():
-        of_map = gradients[name] @ xp.matrix_transpose(gradients[name])
+        g, deviation = gradients[name], _deviation(op)
+        of_map = g @ xp.matrix_transpose(g)
         squares[name] = xp.sum(tokens.gram * of_map, axis=(1, 2))
-        gram = gram + _deviation(op) ** 2 * of_map
-    g = xp.concat([_deviation(op) * gradients[name] for name, op in saved.maps.items()], axis=-1)
-    known = g @ xp.matrix_transpose(saved.normals)
+        gram = gram + deviation**2 * of_map
+        known = known + deviation * (g @ xp.matrix_transpose(saved.normals[name]))
     if tokens.basis.shape[-2] == tokens.basis.shape[-1]:  # as many tokens as coordinates: all of W is known
         return known @ tokens.basis, squares
-    root = _root(g, gram, run)
+    root = _root(gram, saved.maps, gradients, run)
     free = root @ run.normal(root.shape[-1], tokens.basis.shape[-1])
     return free + (known - free @ xp.matrix_transpose(tokens.basis)) @ tokens.basis, squares
 

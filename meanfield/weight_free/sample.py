@@ -113,10 +113,10 @@ def sample(
         chunk = ordered[start : start + together]
         data = _data(stacks, chunk, batch * tokens, target, root, given)
         run = Run(where, where.streams(chunk), batch, tokens, real)
-        with np.errstate(all="ignore"):  # what is not finite is refused below
+        with np.errstate(all="ignore"):  # what is beyond the type is refused below
             squares(arch, data, run)
         found.append({key: where.host(run.squares[key]) for key in reversed(run.squares)})
-        _check_finite(found[-1], chunk)
+        _check_range(found[-1], chunk, where)
         if progress is not None:
             progress(len(chunk))
     return {key: np.concatenate([part[key] for part in found]) for key in found[0]}
@@ -176,11 +176,16 @@ def _data(
     return Data(loss, root, looked_up, labels)
 
 
-def _check_finite(found: dict[ops.ParameterKey, NDArray[np.float64]], seeds: list[int]) -> None:
+def _check_range(
+    found: dict[ops.ParameterKey, NDArray[np.float64]], seeds: list[int], backend: Backend
+) -> None:
+    """Refuse numbers beyond the range of the type; rounding alone gives a key's bias a gradient."""
     for key, values in found.items():
-        if not np.isfinite(values).all():
-            seed = seeds[int(np.argmin(np.isfinite(values)))]
+        tiny = (values > 0) & (values < backend.tiny) & (key.parameter == "weight")
+        beyond = ~np.isfinite(values) | tiny
+        if beyond.any():
+            seed = seeds[int(np.argmax(beyond))]
             raise InputError(
                 f"seed={seed}: the gradient of {key.module}.{key.parameter} in layer {key.layer} is not "
-                "finite: give dtype='float64', or another initialisation"
+                "finite, or too small for its type: give dtype='float64', or another initialisation"
             )
