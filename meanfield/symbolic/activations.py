@@ -25,7 +25,7 @@ def _gelu_template() -> tuple[sp.Symbol, sp.Symbol, sp.Expr, sp.Expr]:
     pair = c * both + 2 * a * c * by_a + 2 * b * c * by_b + (a * b + c**2) * by_c
     slopes = sp.diff(pair, c)
     equal = {a: q, b: q}
-    return q, c, sp.simplify(pair.subs(equal)), sp.simplify(slopes.subs(equal))
+    return q, c, pair.subs(equal), slopes.subs(equal)
 
 
 def _closed(activation: str, q: sp.Expr, cov: sp.Expr) -> tuple[sp.Expr, sp.Expr] | None:
@@ -69,7 +69,7 @@ def dual(activation: str, q: sp.Expr, cov: sp.Expr) -> sp.Expr:
         (3/2, dual_tanh(1, 1, 0))
     """
     closed = _closed(activation, q, cov)
-    return sp.Function(f"dual_{activation}")(q, q, cov) if closed is None else closed[0]
+    return sp.Function(f"dual_{activation}", real=True)(q, q, cov) if closed is None else closed[0]
 
 
 def slope_dual(activation: str, q: sp.Expr, cov: sp.Expr) -> sp.Expr:
@@ -91,4 +91,4 @@ def slope_dual(activation: str, q: sp.Expr, cov: sp.Expr) -> sp.Expr:
         2
     """
     closed = _closed(activation, q, cov)
-    return sp.Function(f"slope_dual_{activation}")(q, q, cov) if closed is None else closed[1]
+    return sp.Function(f"slope_dual_{activation}", real=True)(q, q, cov) if closed is None else closed[1]

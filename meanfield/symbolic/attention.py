@@ -82,7 +82,7 @@ def softmax_function(name: str, size: sp.Expr, variance: sp.Expr, *correlation: 
     """
     if variance == 0 or size == 1:
         return 1 / size if name.startswith("overlap") else 1 / size - 1 / size**2
-    return sp.Function(name)(size, variance, *correlation)
+    return sp.Function(name, real=True)(size, variance, *correlation)
 
 
 def weights(op: Attention, query: Moments, key: Moments) -> Weights:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sympy as sp
 
-from meanfield.ops import Number
-from meanfield.symbolic.attention import softmax_function
-from meanfield.symbolic.state import GradMoments, Moments, exact
+from meanfield.errors import MissingRuleError
+from meanfield.ops import Norm, Number, ParameterKey, Repeat, Sequential, Transformer
+from meanfield.symbolic.backward import backward
+from meanfield.symbolic.state import GradMoments, Moments, Trace, exact
 
 
 def linear(tokens: sp.Expr) -> GradMoments:
@@ -30,28 +31,72 @@ def linear(tokens: sp.Expr) -> GradMoments:
     return GradMoments(1 / tokens**2, sp.Integer(0))
 
 
-def mse(output: Moments, width: int) -> GradMoments:
-    """Gradient of (1/(n d)) sum_i ||x_i - t_i||^2 with targets t_i ~ N(0, I).
+def mse(arch: Transformer, trace: Trace) -> dict[ParameterKey, sp.Expr]:
+    """grad_sq of every parameter for (1/(n d)) sum_i ||x_i - t_i||^2, t_i ~ N(0, I).
 
-        A = 4 (q + 1)/(n^2 d),  B = 4 cov/(n^2 d)
+    The gradient at x_i is 2 (x_i - t_i)/(n d). Its part in t_i is a linear probe. Its part in x_i is parallel
+    to the output of the last norm, whose length is fixed: it reaches that norm's gain and shift and nothing
+    below.
+
+        gain: 4/(n^2 d) (sum_ij (q^2 + 2 Q_ij^2) + n q),  shift: 4/(n^2 d) (sum_ij Q_ij + n)
+        below: linear probe with A = 4/(n^2 d)
 
     Args:
-        output: Moments of x.
-        width: Size d of a token.
+        arch: An architecture that ends with a norm.
+        trace: Its forward pass.
 
     Returns:
-        The gradient moments.
+        The expressions.
+
+    Raises:
+        MissingRuleError: If no norm comes last: then x_i pulls on the weights that it came from, and gradients
+            are not independent of them.
+
+    Assumes:
+        As `backward`; eps much smaller than the second moment that the last norm divides by.
 
     Source:
-        definition; xiong2020, Sec. 3.1.
+        definition; xiong2020, App. D, Lemma 3 (the Jacobian of the norm).
+    """
+    last = trace
+    while isinstance(last.op, Transformer | Repeat | Sequential):
+        last = last.inner[-1]
+    if not isinstance(last.op, Norm):
+        raise MissingRuleError("mse without a norm at the end", "symbolic.loss", "use loss='linear'")
+    output, n = trace.after, trace.after.tokens
+    factor = 4 / (n**2 * last.op.width)
+    grad_sq = dict(backward(arch, trace, GradMoments(factor, sp.Integer(0))).grad_sq)
+    layer = arch.depth + (last.op is arch.final_norm)
+    q, pairs = output.q, n * (n - 1)
+    # Fourth moments of jointly Gaussian coordinates: E[x_ia^2 x_ja^2] = q^2 + 2 Q_ij^2.
+    squares = n * 3 * q**2 + pairs * (q**2 + 2 * output.cov**2)
+    own = {"weight": squares, "bias": n * q + pairs * output.cov}
+    for parameter, value in own.items():
+        key = ParameterKey(layer, last.op.name, parameter)
+        if key in grad_sq:
+            grad_sq[key] += factor * value
+    return grad_sq
+
+
+def class_overlap(classes: int, q: sp.Expr, cov: sp.Expr) -> sp.Expr:
+    """E sum_k p_k p'_k of two softmax rows over V independent pairs of Gaussian logits.
+
+    Args:
+        classes: Number V of classes.
+        q: Variance of a logit.
+        cov: Covariance of z_k and z'_k.
+
+    Returns:
+        The undefined function ``class_overlap(V, q, q, cov)``, to be evaluated by numbers; 1/V without
+        variance.
 
     Example:
-        >>> one = sp.Integer(1)
-        >>> mse(Moments(one, one, sp.Integer(2)), 4).q_grad
-        1/2
+        >>> class_overlap(5, sp.Integer(2), sp.Integer(1))
+        class_overlap(5, 2, 2, 1)
     """
-    factor = 4 / (output.tokens**2 * width)
-    return GradMoments(factor * (output.q + 1), factor * output.cov)
+    if q == 0:
+        return sp.Rational(1, classes)
+    return sp.Function("class_overlap", real=True)(sp.Integer(classes), q, q, cov)
 
 
 def cross_entropy(logits: Moments, classes: int, label_smoothing: Number = 0) -> GradMoments:
@@ -65,7 +110,7 @@ def cross_entropy(logits: Moments, classes: int, label_smoothing: Number = 0) ->
         label_smoothing: Weight eps of the uniform distribution in the target.
 
     Returns:
-        The gradient moments, in the undefined functions overlap(V, q) and overlap_pair(V, q, cov/q).
+        The gradient moments.
 
     Assumes:
         An untied head; labels independent of everything else.
@@ -79,10 +124,8 @@ def cross_entropy(logits: Moments, classes: int, label_smoothing: Number = 0) ->
         >>> cross_entropy(Moments(sp.Integer(0), sp.Integer(0), sp.Integer(1)), 2).q_grad
         1/2
     """
-    size, uniform = sp.Integer(classes), sp.Rational(1, classes)
-    ratio = sp.Integer(1) if logits.q == 0 else logits.cov / logits.q
-    own = softmax_function("overlap", size, logits.q)
-    pair = softmax_function("overlap_pair", size, logits.q, ratio)
+    uniform = sp.Rational(1, classes)
+    own, pair = (class_overlap(classes, logits.q, cov) for cov in (logits.q, logits.cov))
     targets = (1 - exact(label_smoothing)) ** 2 * (1 - uniform)
     square = logits.tokens**2
     return GradMoments((own - uniform + targets) / square, (pair - uniform) / square)
