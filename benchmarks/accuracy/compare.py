@@ -23,12 +23,18 @@ KEYS = list(ParameterKey._fields)
 TARGET = {512: 0.02, 128: 0.05}  # width: largest relative error asked for
 STANDARD_ERRORS = 3.0
 CHANCE = 0.01  # that any tensor of a faultless theory is called a disagreement
-SAMPLES = 256
-ROUNDING = 1e-9  # of a layer's largest gradient: what single precision makes of an exact zero
+ROUNDING = (
+    1e-9  # of a layer's largest gradient: what arithmetic makes of an exact zero, measured or predicted
+)
 
 
-def predict(setting: dict[str, Any]) -> pd.DataFrame:
-    """Return the prediction for a measured setting, from its configuration alone."""
+def predict(setting: dict[str, Any], samples: int) -> pd.DataFrame:
+    """Return the prediction for a measured setting, from its configuration alone.
+
+    Args:
+        setting: That of a measurement.
+        samples: Number of weight-free samples for the corrections of finite width.
+    """
     config = setting["config"]
     if "preset" in config:
         options = {key: value for key, value in config.items() if key != "preset"}
@@ -39,7 +45,7 @@ def predict(setting: dict[str, Any]) -> pd.DataFrame:
         arch = architecture(config)
     ids = None if setting["ids"] is None else np.array(setting["ids"])
     sizes = {name: setting[name] for name in ("tokens", "batch", "loss")}
-    return mf.predict(arch, ids=ids, samples=SAMPLES, **sizes).df
+    return mf.predict(arch, ids=ids, samples=samples, **sizes).df
 
 
 def join(predicted: pd.DataFrame, measured: Measured) -> pd.DataFrame:
@@ -70,9 +76,9 @@ def join(predicted: pd.DataFrame, measured: Measured) -> pd.DataFrame:
         name = " ".join(map(str, alone.iloc[0][KEYS]))
         raise InputError(f"{len(alone)} tensors without a partner, the first is {name}: compare equal models")
     table = table.sort_values("column", ignore_index=True).drop(columns=["_merge", "column"])
-    table["exact_zero"] = table.grad_sq == 0
-    largest = table.groupby("layer").grad_sq_hat.transform("max")
-    zero = np.where(table.grad_sq_hat <= ROUNDING * largest, 0.0, np.inf)
+    largest = table.groupby("layer")[["grad_sq", "grad_sq_hat"]].transform("max")
+    table["exact_zero"] = table.grad_sq <= ROUNDING * largest.grad_sq
+    zero = np.where(table.grad_sq_hat <= ROUNDING * largest.grad_sq_hat, 0.0, np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
         error = table.grad_sq / table.grad_sq_hat - 1
         error_se = np.hypot(

@@ -177,23 +177,23 @@ pilot of the spread, before any comparison.
 ALONE = f"""Error in % (percentiles 50 / 90 / 99 over {SETTINGS} random settings) of the second moments
 after one component, and of those of the gradients before it, in the limit of infinite width;
 covariances relative to the variance. Gaussian tokens of width {WIDTH}, 8 to 64 of them, correlation 0 to
-0.9 forward and backward. Measured on {DRAWS} draws; the standard error of that is part of every number. The last column
-is what arXiv 2403.09635 states for its formulas, at settings of its own (activation: ReLU; attention:
-without the way through the scores)."""
+0.9 forward and backward. Measured on {DRAWS} draws; the standard error of that is part of every number.
+The last column is what arXiv 2403.09635 states for its formulas, at settings of its own (activation:
+ReLU; attention: without the way through the scores)."""
 
 
-def report(comparisons: list[Comparison], components: dict[str, pd.DataFrame], versions: str) -> str:
+def report(comparisons: list[Comparison], components: dict[str, pd.DataFrame], origin: str) -> str:
     """Lay out the page.
 
     Args:
         comparisons: Every measured model.
         components: Errors of every component, columns `QUANTITIES` and the same with ``_se``.
-        versions: Of the libraries whose models were measured.
+        origin: A sentence on versions and sample sizes.
 
     Returns:
         Markdown.
     """
-    parts = [INTRODUCTION, f"Measured with {versions}."]
+    parts = [INTRODUCTION, origin]
     for width, target in TARGET.items():
         chosen = [c for c in comparisons if c.width == width]
         if chosen:
