@@ -81,17 +81,22 @@ def test_the_gain_acts_on_value_output_and_feed_forward(name: str, gain_sq: floa
 
 
 # d = 64, d_ff = 256, 4 heads of 16, 18 layers
-HAND: dict[str, dict[str, Fraction | int]] = {
+HAND: dict[str, dict[str, Fraction]] = {
     "t5": {"q": Fraction(1, 1024), "k": Fraction(1, 64), "v": Fraction(1, 64), "o": Fraction(1, 64)}
-    | {"up": Fraction(1, 64), "down": Fraction(1, 256), "embedding": 1, "head": 1},
+    | {"up": Fraction(1, 64), "down": Fraction(1, 256), "embedding": Fraction(1), "head": Fraction(1)},
     "fairseq": {"q": Fraction(1, 128), "k": Fraction(1, 128), "v": Fraction(1, 128), "o": Fraction(1, 64)}
     | {"up": Fraction(1, 192), "down": Fraction(1, 768), "embedding": Fraction(1, 64)}
-    | {"attention_bias": Fraction(1, 192), "output_bias": 0, "down_bias": Fraction(1, 768)},
+    | {"attention_bias": Fraction(1, 192), "output_bias": Fraction(0), "down_bias": Fraction(1, 768)},
     "bert": dict.fromkeys(("q", "o", "up", "down", "embedding", "head"), Fraction(1, 2500)),
     "gpt2": {"q": Fraction(1, 2500), "o": Fraction(1, 90_000), "down": Fraction(1, 90_000)},
     "small_init": {"q": Fraction(1, 160), "down": Fraction(1, 160)},
     "gpt_neox": {"q": Fraction(1, 160), "o": Fraction(1, 5184), "down": Fraction(1, 5184)},
-    "mup": {"q": Fraction(1, 64), "down": Fraction(1, 256), "head": Fraction(1, 4096), "embedding": 1},
+    "mup": {
+        "q": Fraction(1, 64),
+        "down": Fraction(1, 256),
+        "head": Fraction(1, 4096),
+        "embedding": Fraction(1),
+    },
 }
 
 
