@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meanfield.errors import InputError
@@ -15,6 +15,7 @@ from meanfield.gaussian import dual, dual_grad, softmax, softmax_moments
 from tests.oracle.softmax_rows import pair_averages, sampled_rows
 
 SAMPLES = 40_000
+ERROR = 2e-7  # stated by `softmax_moments`
 CASES = [
     (2, 1.0, 0.5),
     (16, 1.0, 0.3),
@@ -50,22 +51,23 @@ def _other_road(n: int, variance: float, correlation: float) -> tuple[float, ...
 @pytest.mark.parametrize(("n", "variance", "correlation"), QUICK)
 def test_another_algorithm_finds_the_same(n: int, variance: float, correlation: float) -> None:
     found, expected = softmax_moments(n, variance, correlation), _other_road(n, variance, correlation)
-    assert _deviation(n, found, expected) < 1e-6
+    assert _deviation(n, found, expected) < ERROR
     for which in range(4):
         wrong = list(found)
         wrong[which] *= 1.05
-        assert _deviation(n, tuple(wrong), expected) > 1e-6
+        assert _deviation(n, tuple(wrong), expected) > ERROR
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "variance", "correlation"), WIDE)
 def test_another_algorithm_finds_the_same_everywhere(n: int, variance: float, correlation: float) -> None:
     found = softmax_moments(n, variance, correlation)
-    assert _deviation(n, found, _other_road(n, variance, correlation)) < 1e-6
+    assert _deviation(n, found, _other_road(n, variance, correlation)) < ERROR
 
 
-@pytest.mark.parametrize("variance", [1e-4, 0.1, 1.0, 9.0, 70.0])
-@pytest.mark.parametrize("correlation", [-1.0, -0.6, 0.0, 0.8, 1.0])
+@given(variance=st.floats(1e-4, 9) | st.floats(9, 70), correlation=st.floats(-1, 1))
+@example(variance=0.25616, correlation=-0.88881)  # where too short an integral over t shows most
+@example(variance=70.0, correlation=1.0)
 def test_two_tokens_are_a_logistic_function(variance: float, correlation: float) -> None:
     """a_1 = s(z_1 - z_2), so sum a a' = 2 s s' + 1 - s - s'; the Jacobian has four entries +- s (1 - s)."""
     q, cov = 2 * variance, 2 * variance * correlation
@@ -75,7 +77,7 @@ def test_two_tokens_are_a_logistic_function(variance: float, correlation: float)
         4 * float(dual_grad("sigmoid", q, q, q)),
         4 * float(dual_grad("sigmoid", q, q, cov)),
     )
-    assert _deviation(2, softmax_moments(2, variance, correlation), expected) < 1e-6
+    assert _deviation(2, softmax_moments(2, variance, correlation), expected) < ERROR
 
 
 @pytest.mark.statistical
@@ -116,7 +118,7 @@ def test_a_finer_grid_changes_nothing(
     softmax_moments.cache_clear()
     fine = softmax_moments(n, variance, correlation)
     softmax_moments.cache_clear()
-    assert _deviation(n, coarse, fine) < 1e-6
+    assert _deviation(n, coarse, fine) < ERROR
 
 
 @settings(max_examples=20)
