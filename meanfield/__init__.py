@@ -14,6 +14,7 @@ from meanfield.ops import EncoderDecoder as EncoderDecoder
 from meanfield.ops import Transformer as Transformer
 from meanfield.predict import Prediction as Prediction
 from meanfield.predict import predict as predict
+from meanfield.predict import total_grad_sq as total_grad_sq
 from meanfield.presets import admin as admin
 from meanfield.presets import b2t as b2t
 from meanfield.presets import branch_norm as branch_norm

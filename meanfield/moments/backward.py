@@ -59,7 +59,7 @@ def _through_linear(module: str, step: Step, gradient: Kernel, layout: Layout, r
     record.parameter(module, "weight", op.d_in * layout.inner(step.before, gradient))
     if op.bias is not None:
         record.parameter(module, "bias", layout.sum(gradient))
-    return float(op.sigma_w_sq) * gradient
+    return op.d_in * float(op.weight.variance) * gradient
 
 
 @backward.register

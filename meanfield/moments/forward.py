@@ -9,7 +9,7 @@ from functools import singledispatch
 
 import numpy as np
 
-from meanfield.errors import MissingRuleError
+from meanfield.errors import InputError, MissingRuleError
 from meanfield.gaussian import dual
 from meanfield.moments.attention import attention_weights
 from meanfield.moments.identity import identity_share
@@ -61,7 +61,8 @@ def _linear(op: Linear, kernel: Kernel, layout: Layout) -> Step:
     """Q -> sigma_w^2 Q + sigma_b^2: every token gets the same bias. Source: poole2016, Eq. (3)."""
     if op.weight.mean:
         raise MissingRuleError(f"weights of mean {op.weight.mean}", INTERPRETER, "give weights of mean 0")
-    return Step(op, kernel, float(op.sigma_w_sq) * kernel + float(op.sigma_b_sq))
+    bias = 0.0 if op.bias is None else float(op.sigma_b_sq)
+    return Step(op, kernel, op.d_in * float(op.weight.variance) * kernel + bias)
 
 
 @forward.register
@@ -160,7 +161,10 @@ def _residual(op: Residual, kernel: Kernel, layout: Layout) -> Step:
     skip, scale = float(op.skip_scale), float(op.branch_scale)
     first, second = layout.pair(identity_share(branch, layout))
     shared = skip * scale * (first + second) * kernel
-    return Step(op, kernel, skip**2 * kernel + scale**2 * branch.after + shared, {"branch": branch})
+    after = skip**2 * kernel + scale**2 * branch.after + shared
+    if not np.isfinite(after).all():
+        raise InputError(f"hidden states overflow at {op.name}: lower the depth or the weights' variance")
+    return Step(op, kernel, after, {"branch": branch})
 
 
 @forward.register

@@ -11,8 +11,20 @@ from typing import Any
 
 import numpy as np
 
+from meanfield.errors import MissingRuleError
 from meanfield.moments.state import Layout, Step
-from meanfield.ops import Gain, Norm, Parallel, Residual, Scale, Sequential
+from meanfield.ops import (
+    Attention,
+    Dropout,
+    FeedForward,
+    Gain,
+    Linear,
+    Norm,
+    Parallel,
+    Residual,
+    Scale,
+    Sequential,
+)
 
 
 def identity_share(step: Step, layout: Layout) -> Any:
@@ -27,6 +39,9 @@ def identity_share(step: Step, layout: Layout) -> Any:
 
     Returns:
         The coefficients.
+
+    Raises:
+        MissingRuleError: If the op splits or joins two streams.
 
     Source:
         definition; takase2022 (B2T, the placement that needs it).
@@ -43,6 +58,10 @@ def identity_share(step: Step, layout: Layout) -> Any:
     match step.op:
         case Norm(eps=eps):
             return 1 / np.sqrt(layout.own(step.before) + eps)
+        case Linear() | Attention() | FeedForward():
+            return 0.0
+        case Dropout():
+            return 1.0
         case Gain(value=value):
             return float(value)
         case Scale(factor=factor):
@@ -57,4 +76,6 @@ def identity_share(step: Step, layout: Layout) -> Any:
                 share = share * identity_share(inner, layout)
             return share
         case _:
-            return 0.0
+            raise MissingRuleError(
+                step.op, "moments.identity", "keep two streams outside of residual sums and tied heads"
+            )

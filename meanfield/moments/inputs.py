@@ -126,4 +126,4 @@ def record_embeddings(
     """
     for name, table in _tables(arch):
         rows = same_row(arch, name, layout, given.ids)
-        record.parameter(name, "weight", float(table.scale) ** 2 * layout.inner(rows, gradient))
+        record.table(name, float(table.scale) ** 2 * layout.inner(rows, gradient), shared=False)

@@ -13,7 +13,7 @@ from meanfield.errors import InputError, MissingRuleError, UnknownNameError
 from meanfield.gaussian.vocabulary import class_overlap
 from meanfield.moments.record import Record
 from meanfield.moments.state import Exchangeable, Kernel, Layout
-from meanfield.ops import Transformer
+from meanfield.ops import Head, Transformer
 
 LOSSES = ("cross_entropy", "linear", "mse")
 
@@ -50,7 +50,22 @@ class Loss:
             )
 
 
-def _real_pairs(layout: Layout) -> tuple[Kernel, int]:
+def check_uncapped(head: Head) -> None:
+    """Check that the logits of a head are Gaussian.
+
+    Args:
+        head: The head.
+
+    Raises:
+        MissingRuleError: If they are capped.
+    """
+    if head.softcap is not None:
+        raise MissingRuleError(
+            f"logits capped at {head.softcap}", "moments.loss", "use loss='linear', or leave out the cap"
+        )
+
+
+def real_pairs(layout: Layout) -> tuple[Kernel, int]:
     """Return which pairs are both real, as a kernel-shaped array, and T."""
     if isinstance(layout, Exchangeable):
         return np.ones(3), layout.total
@@ -58,8 +73,29 @@ def _real_pairs(layout: Layout) -> tuple[Kernel, int]:
     return np.outer(real, real).astype(np.float64), int(real.sum())
 
 
-def _identity(layout: Layout) -> Kernel:
+def identity(layout: Layout) -> Kernel:
+    """Return the kernel of tokens that share nothing: 1 for a token with itself, else 0."""
     return np.array([1.0, 0.0, 0.0]) if isinstance(layout, Exchangeable) else np.eye(layout.total)
+
+
+def target_overlap(vocab: int, loss: Loss, layout: Layout) -> Kernel:
+    """Compute E sum_k (t_ik t_jk - p_ik t_jk - t_ik p_jk) for uniform random labels.
+
+        -1/V for i != j;  (1-s)^2 + (2-s) s/V - 2/V for i = j, s the label smoothing
+
+    Args:
+        vocab: V.
+        loss: Cross entropy.
+        layout: Layout of the tokens.
+
+    Returns:
+        A kernel-shaped array.
+
+    Source:
+        definition; szegedy2016 for label smoothing.
+    """
+    s = loss.label_smoothing
+    return -1 / vocab + ((1 - s) ** 2 + (2 - s) * s / vocab - 1 / vocab) * identity(layout)
 
 
 def loss_gradient(arch: Transformer, kernel: Kernel, layout: Layout, loss: Loss, record: Record) -> Kernel:
@@ -80,7 +116,7 @@ def loss_gradient(arch: Transformer, kernel: Kernel, layout: Layout, loss: Loss,
 
     Raises:
         InputError: If there is no head.
-        MissingRuleError: If the head is tied or its logits are capped.
+        MissingRuleError: If the logits are capped.
 
     Assumes:
         Width to infinity; an untied head; labels independent of everything else.
@@ -88,28 +124,21 @@ def loss_gradient(arch: Transformer, kernel: Kernel, layout: Layout, loss: Loss,
     Source:
         xiong2020, Sec. 3.1 (the loss).
     """
-    pairs, total = _real_pairs(layout)
+    pairs, total = real_pairs(layout)
     if loss.name == "linear":
-        return pairs * _identity(layout) / total**2
+        return pairs * identity(layout) / total**2
     if loss.name == "mse":
-        return 4 * pairs * (kernel + _identity(layout)) / (total**2 * arch.width)
+        return 4 * pairs * (kernel + identity(layout)) / (total**2 * arch.width)
     if arch.head is None:
         raise InputError(
             "loss='cross_entropy' needs an output head: give the preset vocab=, or use loss='linear'"
         )
-    if arch.head.tied or arch.head.softcap is not None:
-        what = "a tied head" if arch.head.tied else "capped logits"
-        raise MissingRuleError(
-            what, "moments.loss", "use loss='linear', or untie the head and leave out the cap"
-        )
+    check_uncapped(arch.head)
     head, scale_sq = arch.head.linear, float(arch.head.scale) ** 2
     logits = scale_sq * (float(head.sigma_w_sq) * kernel + float(head.sigma_b_sq))
     first, second = layout.pair(layout.own(logits))
     overlaps = class_overlap(head.d_out, first, second, logits)
-    # E sum_k p_ik t_jk = 1/V; E sum_k t_ik t_jk = 1/V for i != j, and (1-s)^2 + (2-s) s/V for i = j.
-    vocab, s = head.d_out, loss.label_smoothing
-    overlaps = overlaps - 1 / vocab + ((1 - s) ** 2 + (2 - s) * s / vocab - 1 / vocab) * _identity(layout)
-    overlaps = pairs * overlaps * scale_sq / total**2
+    overlaps = pairs * (overlaps + target_overlap(head.d_out, loss, layout)) * scale_sq / total**2
     record.parameter("head", "weight", head.d_in * layout.inner(kernel, overlaps))
     if head.bias is not None:
         record.parameter("head", "bias", layout.sum(overlaps))

@@ -56,16 +56,16 @@ class Record:
         )
 
     def table(self, module: str, grad_sq: float, *, shared: bool) -> None:
-        """Note one layer's part in the gradient of a table that several layers share; the parts add up.
+        """Note one part of the gradient of a table that is used in several places; the parts add up.
 
         Args:
             module: Name of the table.
-            grad_sq: The part of the present layer.
-            shared: Whether an earlier layer owns the table; its row takes all parts.
+            grad_sq: The part of the present place.
+            shared: Whether an earlier place owns the table; its row takes all parts.
         """
-        total = self._tables.pop(module, 0.0) + float(np.ldexp(grad_sq, self.exponent))
+        total = self._tables.pop(self.prefix + module, 0.0) + float(np.ldexp(grad_sq, self.exponent))
         if shared:
-            self._tables[module] = total
+            self._tables[self.prefix + module] = total
         else:
             self.parameter(module, "weight", float(np.ldexp(total, -self.exponent)))
 

@@ -227,7 +227,9 @@ class SampledSoftmax:
         known = self._known(forms)
         error = np.inf
         for done, draw in enumerate(self._draws(), start=1):
-            deviation = draw.sizes(self.seen, *forms) / known - 1
+            # what is 0 on average is 0 in every draw: it controls nothing
+            sizes = draw.sizes(self.seen, *forms)
+            deviation = np.divide(sizes - known, known, out=np.zeros_like(known), where=known != 0)
             for total, average in zip(totals, averages, strict=True):
                 total.add(np.asarray(average(draw).mean(axis=0), dtype=np.float64), deviation)
             if done >= _FEWEST:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from meanfield.errors import InputError
 from meanfield.moments.backward import backward
 from meanfield.moments.forward import forward
-from meanfield.moments.inputs import Input, input_kernel, record_embeddings
+from meanfield.moments.identity import identity_share
+from meanfield.moments.inputs import Input, input_kernel, record_embeddings, same_row
 from meanfield.moments.loss import Loss, loss_gradient
 from meanfield.moments.record import Record
 from meanfield.moments.state import Gram, Kernel, Layout, Step
+from meanfield.moments.tied import tied_gradient
 from meanfield.ops import EncoderDecoder, Transformer
 
 
@@ -29,6 +32,22 @@ class Pass:
     start: Kernel
     steps: list[tuple[int, Step]]
     after: Kernel
+
+    def share(self, arch: Transformer, layout: Layout) -> Any:
+        """Compute t of y_i = t_i e_i + what is independent of e_i, the row that token i reads.
+
+        Args:
+            arch: The architecture, with an embedding.
+            layout: Layout of the tokens.
+
+        Returns:
+            One number per token, or one for all.
+        """
+        assert arch.embedding is not None
+        share: Any = float(arch.embedding.scale)
+        for _, step in self.steps:
+            share = share * identity_share(step, layout)
+        return share
 
 
 def run_forward(arch: Transformer, layout: Layout, given: Input) -> Pass:
@@ -51,13 +70,9 @@ def run_forward(arch: Transformer, layout: Layout, given: Input) -> Pass:
     for layer, op in ops:
         if op is None:
             continue
-        with np.errstate(over="ignore", invalid="ignore"):  # told below, with the layer
+        with np.errstate(over="ignore", invalid="ignore"):  # an overflow is told by name
             step = forward(op, kernel, layout)
         kernel = step.after
-        if not np.isfinite(kernel).all():
-            raise InputError(
-                f"hidden states overflow in layer {layer}: lower the depth or the variance of the weights"
-            )
         steps.append((layer, step))
     return Pass(start, steps, kernel)
 
@@ -115,9 +130,18 @@ def propagate(
     given = given or Input()
     done = run_forward(arch, layout, given)
     record = Record(layer=arch.depth + 1)
-    gradient = loss_gradient(arch, done.after, layout, loss or Loss(), record)
+    gradient = _loss_gradient(arch, done, layout, loss or Loss(), given, record)
     run_backward(arch, done, gradient, layout, given, record)
     return record
+
+
+def _loss_gradient(
+    arch: Transformer, done: Pass, layout: Layout, loss: Loss, given: Input, record: Record
+) -> Kernel:
+    if loss.name == "cross_entropy" and arch.head is not None and arch.head.tied:
+        rows = same_row(arch, "embedding", layout, given.ids)
+        return tied_gradient(arch, done.after, layout, loss, done.share(arch, layout), rows, record)
+    return loss_gradient(arch, done.after, layout, loss, record)
 
 
 def propagate_encoder_decoder(
@@ -142,7 +166,7 @@ def propagate_encoder_decoder(
     target = replace(target, memory=source, memory_kernel=encoded.after)
     decoded = run_forward(arch.decoder, target, given[1])
     record = Record(layer=arch.decoder.depth + 1, prefix="decoder.")
-    gradient = loss_gradient(arch.decoder, decoded.after, target, loss, record)
+    gradient = _loss_gradient(arch.decoder, decoded, target, loss, given[1], record)
     run_backward(arch.decoder, decoded, gradient, target, given[1], record)
     memory = np.asarray(record.memory_gradient)
     if memory.ndim == 0:

@@ -5,3 +5,4 @@ from meanfield.predict.table import KEYS as KEYS
 from meanfield.predict.table import Prediction as Prediction
 from meanfield.predict.table import configuration as configuration
 from meanfield.predict.table import predict as predict
+from meanfield.predict.total import total_grad_sq as total_grad_sq
