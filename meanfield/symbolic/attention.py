@@ -192,5 +192,6 @@ def pull_scores(
     pair = strength * (value.q - value.cov) * average.slope_pair * after.cov_grad
     spread = key.q - key.cov
     key_own = query.q * own + (n - 1) * query.cov * pair
-    key_pair = sp.Integer(0) if n == 1 else -key_own / (n - 1)
+    # In brackets: so SymPy sees that a key bias receives exactly 0.
+    key_pair = sp.Integer(0) if n == 1 else -(key_own / (n - 1))
     return GradMoments(spread * own, spread * pair), GradMoments(key_own, key_pair)

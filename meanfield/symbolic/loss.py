@@ -7,7 +7,9 @@ import sympy as sp
 from meanfield.errors import MissingRuleError
 from meanfield.ops import Norm, Number, ParameterKey, Repeat, Sequential, Transformer
 from meanfield.symbolic.backward import backward
-from meanfield.symbolic.state import GradMoments, Moments, Trace, exact
+from meanfield.symbolic.state import GradMoments, Trace, exact
+
+_REMEDY = "use loss='linear', or the numeric prediction"
 
 
 def linear(tokens: sp.Expr) -> GradMoments:
@@ -49,8 +51,7 @@ def mse(arch: Transformer, trace: Trace) -> dict[ParameterKey, sp.Expr]:
         The expressions.
 
     Raises:
-        MissingRuleError: If no norm comes last: then x_i pulls on the weights that it came from, and gradients
-            are not independent of them.
+        MissingRuleError: If no norm comes last: then x_i pulls on the weights that it came from.
 
     Assumes:
         As `backward`; eps much smaller than the second moment that the last norm divides by.
@@ -62,7 +63,7 @@ def mse(arch: Transformer, trace: Trace) -> dict[ParameterKey, sp.Expr]:
     while isinstance(last.op, Transformer | Repeat | Sequential):
         last = last.inner[-1]
     if not isinstance(last.op, Norm):
-        raise MissingRuleError("mse without a norm at the end", "symbolic.loss", "use loss='linear'")
+        raise MissingRuleError("mse without a norm at the end", "symbolic.loss", _REMEDY)
     output, n = trace.after, trace.after.tokens
     factor = 4 / (n**2 * last.op.width)
     grad_sq = dict(backward(arch, trace, GradMoments(factor, sp.Integer(0))).grad_sq)
@@ -99,31 +100,44 @@ def class_overlap(classes: int, q: sp.Expr, cov: sp.Expr) -> sp.Expr:
     return sp.Function("class_overlap", real=True)(sp.Integer(classes), q, q, cov)
 
 
-def cross_entropy(logits: Moments, classes: int, label_smoothing: Number = 0) -> GradMoments:
-    """Gradient of the mean cross entropy at uniform random labels, with respect to independent logits.
+def cross_entropy(arch: Transformer, trace: Trace, label_smoothing: Number = 0) -> GradMoments:
+    """Gradient of the mean cross entropy at uniform random labels, with respect to the logits.
 
         A = (E sum_k p_ik^2 - 1/V + (1 - eps)^2 (1 - 1/V))/n^2,  B = (E sum_k p_ik p_jk - 1/V)/n^2
 
     Args:
-        logits: Moments of the logits.
-        classes: Number V of classes.
+        arch: An architecture with a head.
+        trace: Its forward pass.
         label_smoothing: Weight eps of the uniform distribution in the target.
 
     Returns:
         The gradient moments.
 
+    Raises:
+        MissingRuleError: If there is no head, or it is tied: logits of a token's own row have a mean then.
+
     Assumes:
-        An untied head; labels independent of everything else.
+        Labels independent of everything else.
 
     Source:
         xiong2020, Sec. 3.1 (the loss); expectations derived here.
 
     Example:
-        Equal logits: (p - t) has one entry 1/2 and one -1/2.
+        Equal logits: p - t has one entry 1/2 and one -1/2.
 
-        >>> cross_entropy(Moments(sp.Integer(0), sp.Integer(0), sp.Integer(1)), 2).q_grad
+        >>> from meanfield.presets import paper_post_ln
+        >>> from dataclasses import replace
+        >>> from meanfield.ops import Draw, Head, Linear
+        >>> from meanfield.symbolic.forward import forward
+        >>> from meanfield.symbolic.state import Moments
+        >>> arch = replace(paper_post_ln(width=4, depth=1), head=Head("head", Linear(4, 2, Draw(0))))
+        >>> one = sp.Integer(1)
+        >>> cross_entropy(arch, forward(arch, Moments(one, one, one))).q_grad
         1/2
     """
+    if arch.head is None or arch.head.tied:
+        raise MissingRuleError("cross entropy without an untied head", "symbolic.loss", _REMEDY)
+    classes, logits = arch.head.linear.d_out, trace.after
     uniform = sp.Rational(1, classes)
     own, pair = (class_overlap(classes, logits.q, cov) for cov in (logits.q, logits.cov))
     targets = (1 - exact(label_smoothing)) ** 2 * (1 - uniform)

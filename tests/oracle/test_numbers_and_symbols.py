@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import meanfield as mf
+import meanfield.symbolic.backward as symbolic_backward
+import meanfield.symbolic.forward as symbolic_forward
 from meanfield.errors import MissingRuleError
 from meanfield.gaussian import class_overlap, dual, dual_grad, softmax_moments
 from meanfield.moments.inputs import Input
@@ -174,7 +178,9 @@ CASES: dict[str, Transformer] = {
     "gain per head": _stack(*_pre(attention=_attention(inner=Gain("attention.gain", 4, Fraction(2, 3))))),
     "scale": _stack(Scale(0.6), *_pre()),
     "dropout": _stack(Dropout(0.1), *_pre(attention=Sequential((_attention(), Dropout(0.2))))),
-    "dropout in a branch": _stack(Residual("residual0", Sequential((_norm("norm0"), Dropout(0.3)))), *_pre()),
+    "dropout in a branch": _stack(
+        Residual("residual0", Sequential((_norm("norm0"), Dropout(0.3)))), *_pre()[1:]
+    ),
     "attention dropout": _stack(*_pre(attention=_attention(dropout=0.15))),
     "uniform attention dropout": _stack(*_pre(attention=_attention(dropout=0.15, **UNIFORM))),
     "norms of heads": _stack(
@@ -196,8 +202,7 @@ CASES: dict[str, Transformer] = {
     "residual scales": _stack(*_pre(skip_scale=1.3, branch_scale=0.4)),
     "parallel": _stack(Residual("residual", Sequential((_norm("norm"), Parallel((_attention(), _ffn())))))),
     "parallel of correlated branches": _stack(
-        Parallel((_norm("norm0"), Residual("residual0", _ffn()), Scale(0.5))),
-        *_pre(attention=_attention(**UNIFORM)),
+        Parallel((_norm("norm0"), Residual("residual0", _ffn()), Scale(0.5))), _norm("norm1")
     ),
     "branch with its own skip": _stack(B2T, _norm("norm2")),
     "dual residual": _stack(
@@ -250,7 +255,7 @@ TOKEN_TABLE = Embedding("embedding", 11, WIDTH, Draw(Fraction(1, 3)), 2)
 def test_cross_entropy_agrees(tokens: int, label_smoothing: float) -> None:
     arch = _stack(*_pre(), final_norm=_norm("final_norm"), embedding=TOKEN_TABLE, head=HEAD)
     trace = _trace(arch, tokens)
-    start = losses.cross_entropy(trace.after, 11, label_smoothing)
+    start = losses.cross_entropy(arch, trace, label_smoothing)
     symbols = evaluate(backward(arch, trace, start).grad_sq)
     numbers = _numeric(arch, tokens, Loss("cross_entropy", label_smoothing))
     _agree(numbers, symbols)
@@ -284,7 +289,45 @@ def test_what_is_not_exchangeable_or_gaussian_is_refused(op: Op) -> None:
         forward(op, Moments(sp.Integer(1), sp.Integer(0), sp.Integer(2)))
 
 
-def test_mean_square_error_needs_a_norm_at_the_end() -> None:
+def test_losses_without_a_rule_are_refused() -> None:
     arch = _stack(*_pre())
     with pytest.raises(MissingRuleError, match="mse without a norm at the end"):
         losses.mse(arch, _trace(arch, 2))
+    with pytest.raises(MissingRuleError, match="cross entropy without an untied head"):
+        losses.cross_entropy(arch, _trace(arch, 2))
+    tied = _stack(*_pre(), embedding=TOKEN_TABLE, head=replace(HEAD, tied=True))
+    with pytest.raises(MissingRuleError, match="cross entropy without an untied head"):
+        losses.cross_entropy(tied, _trace(tied, 2))
+
+
+def _too_large(result: Any) -> Any:
+    """The same result with every expression 5 % larger."""
+    if isinstance(result, sp.Expr):
+        return sp.Rational(21, 20) * result
+    if isinstance(result, tuple):
+        return tuple(_too_large(part) for part in result)
+    return result.scaled(sp.Rational(21, 20))
+
+
+WRONG: list[tuple[ModuleType, str, str]] = [
+    (symbolic_forward, "mix", "grouped heads"),
+    (symbolic_forward, "dual", "gated silu"),
+    (symbolic_forward, "coefficient", "branch with its own skip"),
+    (symbolic_forward, "lookup", "tables"),
+    (symbolic_backward, "pull_values", "attention dropout"),
+    (symbolic_backward, "pull_scores", "norms of heads"),
+    (symbolic_backward, "slope_dual", "tanh"),
+    (symbolic_backward, "dual", "gated relu"),
+    (symbolic_backward, "coefficient", "dual residual"),
+    (symbolic_backward, "table_gradient", "tables"),
+]
+
+
+@pytest.mark.parametrize(("module", "rule", "case"), WRONG)
+def test_a_rule_wrong_by_5_percent_is_rejected(
+    module: ModuleType, rule: str, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = getattr(module, rule)
+    monkeypatch.setattr(module, rule, lambda *args: _too_large(right(*args)))
+    with pytest.raises(AssertionError):
+        _agree(_numeric(CASES[case], TOKENS), _symbolic(CASES[case], TOKENS))
