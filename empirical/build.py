@@ -10,7 +10,7 @@ from torch import nn
 from empirical import layers
 from empirical.device import torch_device, torch_dtype
 from empirical.draws import draw, seed_number
-from empirical.names import Model, check_names, dropouts, named_parameters, open_streams
+from empirical.names import Model, check_names, dropouts, named_parameters, open_streams, points
 from meanfield import ops
 from meanfield.errors import InputError, MissingRuleError
 from meanfield.predict import check_architecture
@@ -162,7 +162,7 @@ def build(arch: Architecture, *, seed: int = 0, device: str = "cpu", dtype: str 
 
     Raises:
         InputError: If this is no architecture, LayerNorm has one coordinate, the seed is no integer of at
-            least 0, or the device or type is not there.
+            least 0, two ops of a layer have one name, or the device or type is not there.
 
     Example:
         >>> import meanfield as mf
@@ -178,7 +178,9 @@ def build(arch: Architecture, *, seed: int = 0, device: str = "cpu", dtype: str 
     else:
         model = _transformer(arch)
     model.to(where, torch_dtype(dtype, where))
-    check_names(arch.name, model)
-    draw(named_parameters(model), seed_number(seed))
+    parameters = named_parameters(model)
+    check_names(arch.name, [p.key for p in parameters] + [key for key, _ in points(model)])
+    seed = seed_number(seed)
+    draw(parameters, seed)
     open_streams(dropouts(model), seed)
     return model

@@ -75,17 +75,16 @@ def named_parameters(model: Model) -> list[NamedParameter]:
     ]
 
 
-def check_names(arch: str, model: Model) -> None:
+def check_names(arch: str, keys: list[ops.ParameterKey]) -> None:
     """Check that no two parameters and no two points have one key.
 
     Args:
         arch: Name of the architecture, for the message.
-        model: The model.
+        keys: Those of all parameters and points.
 
     Raises:
         InputError: If two have.
     """
-    keys = [p.key for p in named_parameters(model)] + [key for key, _ in points(model)]
     if len(set(keys)) < len(keys):
         twice = next(key for key, count in Counter(keys).items() if count > 1)
         raise InputError(

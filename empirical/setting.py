@@ -17,6 +17,7 @@ from empirical.draws import seed_number
 from empirical.losses import LOSSES
 from meanfield import ops
 from meanfield.errors import InputError, UnknownNameError, positive_integer
+from meanfield.predict.checks import check_gram, check_ids, check_padding
 
 SETTING_KEYS = [
     "arch", "placement", "init", "activation", "width", "depth", "heads", "d_ff", "tokens", "batch", "loss",
@@ -125,79 +126,22 @@ def conditions(
         InputError: If a shape or type is wrong, an id is not in the vocabulary, the matrix is no Gram matrix,
             a sequence has no real token, or the input is of the other kind.
     """
-    shape = setting.batch, setting.tokens
     stacks = (arch.encoder, arch.decoder) if isinstance(arch, ops.EncoderDecoder) else (arch,)
-    vocab = min((stack.embedding.vocab for stack in stacks if stack.embedding is not None), default=None)
     checked: dict[str, NDArray[Any]] = {}
     if ids is not None:
-        if vocab is None:
-            raise InputError(
-                f"ids mean nothing for {arch.name}, whose input is vectors: give gram, or vocab=..."
-            )
-        checked["ids"] = _shaped("ids", ids, shape)
-        if checked["ids"].dtype.kind not in "iu":
-            raise InputError(f"ids are of type {checked['ids'].dtype}: give integers")
-        if checked["ids"].min() < 0 or checked["ids"].max() >= vocab:
-            wrong = next(i for i in checked["ids"].flat if not 0 <= i < vocab)
-            raise InputError(f"id {wrong} is not in a vocabulary of {vocab}: give ids from 0 to {vocab - 1}")
-        checked["ids"] = checked["ids"].astype(np.int64)
+        for stack in stacks:
+            checked["ids"] = check_ids(ids, setting.batch, setting.tokens, stack).astype(np.int64)
     if gram is not None:
-        if vocab is not None:
+        if any(stack.embedding is not None for stack in stacks):
             raise InputError(f"gram means nothing for {arch.name}, whose input is embedded ids: give ids")
         values, vectors = np.linalg.eigh(check_gram(gram, setting.batch * setting.tokens))
         checked["root"] = vectors * np.sqrt(np.maximum(values, 0))
     if padding is not None:
-        checked["padding"] = _shaped("padding", padding, shape)
-        if checked["padding"].dtype.kind != "b":
-            raise InputError(
-                f"padding is of type {checked['padding'].dtype}: give booleans, True = real token"
-            )
-        if not checked["padding"].any(axis=1).all():
-            row = int(np.argmin(checked["padding"].any(axis=1)))
+        real = checked["padding"] = check_padding(padding, setting.batch, setting.tokens)
+        if not real.any(axis=1).all():
+            row = int(np.argmin(real.any(axis=1)))
             raise InputError(f"padding leaves sequence {row} without a real token: keep at least one")
     return Conditions(**checked)
-
-
-def check_gram(gram: ArrayLike, size: int) -> NDArray[np.float64]:
-    """Check a Gram matrix: square, finite, symmetric and positive semidefinite up to rounding.
-
-    Args:
-        gram: The matrix.
-        size: Number of its rows.
-
-    Returns:
-        The matrix in float64.
-
-    Raises:
-        InputError: If it is none.
-
-    Example:
-        >>> check_gram([[1, 0.5], [0.5, 1]], 2).tolist()
-        [[1.0, 0.5], [0.5, 1.0]]
-    """
-    matrix = _shaped("gram", gram, (size, size))
-    if matrix.dtype.kind not in "fiu" or not np.isfinite(matrix).all():
-        raise InputError("gram has an entry that is no finite real number: give a Gram matrix of the tokens")
-    matrix = matrix.astype(np.float64)
-    scale = float(np.abs(matrix).max())
-    if np.abs(matrix - matrix.T).max() > 1e-9 * scale:
-        raise InputError("gram is not symmetric: give <x_i, x_j>/d, which is equal to <x_j, x_i>/d")
-    lowest = float(np.linalg.eigvalsh(matrix)[0])
-    if lowest < -1e-9 * scale:
-        raise InputError(
-            f"gram has the eigenvalue {lowest:.3g}: give a positive semidefinite matrix, such as X X^T / d"
-        )
-    return matrix
-
-
-def _shaped(what: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any]:
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise InputError(f"{what} is ragged: give an array of shape {shape}") from error
-    if array.shape != shape:
-        raise InputError(f"{what} has shape {array.shape}: give an array of shape {shape}")
-    return array
 
 
 def seed_list(seeds: Iterable[int]) -> list[int]:

@@ -1,5 +1,6 @@
 """Measured gradients and moments against finite differences, direct sums and exact values."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +15,13 @@ from empirical.build import Architecture
 from empirical.draws import stream
 from empirical.inputs import Inputs
 from empirical.losses import LOSSES
-from empirical.names import Model, named_parameters
+from empirical.names import Model, dropouts, named_parameters, open_streams
 from empirical.probe import MOMENTS, one_thread, recorded
 from empirical.setting import KEYS
 from meanfield.errors import InputError, UnknownNameError
 from meanfield.initialization import Sizes, initialization
 from meanfield.ops import ZEROS, Draw, Head, Linear, Transformer
+from tests.empirical import every_op
 
 SMALL: dict[str, Architecture] = {
     "post": mf.post_ln(width=4, depth=1, heads=2, d_ff=3, activation="gelu", init="torch", vocab=3),
@@ -28,13 +30,20 @@ SMALL: dict[str, Architecture] = {
     ),
     "uniform": mf.post_ln(width=4, depth=1, heads=2, d_ff=3, attention="uniform", activation="gelu"),
     "seq2seq": mf.paper_encoder_decoder(width=4, depth=1, heads=2, d_ff=3, vocab=3, activation="gelu"),
+    "one stream": every_op.one_stream(),
+    "two streams": every_op.two_streams(),
 }
 
 
 def loss_at(arch: Architecture, model: Model, seed: int, loss: str) -> Callable[[], torch.Tensor]:
     """The loss that a measurement with 3 tokens and 2 sequences has at a seed, as a function."""
     inputs = Inputs(arch, seed, next(model.parameters())).draw(2, 3)
-    return lambda: LOSSES[loss](model.hidden(*inputs), model.head, stream(seed, "target"), 0.0)
+
+    def value() -> torch.Tensor:
+        open_streams(dropouts(model), seed)
+        return LOSSES[loss](model.hidden(*inputs), model.head, stream(seed, "target"), 0.0)
+
+    return value
 
 
 def by_finite_differences(arch: Architecture, seed: int, loss: str, step: float = 1e-5) -> dict[Any, float]:
@@ -62,7 +71,15 @@ def agree(measured: "pd.Series[float]", expected: "pd.Series[float]") -> bool:
 
 @pytest.mark.parametrize(
     ("name", "loss"),
-    [("post", "cross_entropy"), ("pre", "linear"), ("uniform", "linear"), ("seq2seq", "cross_entropy")],
+    [
+        ("post", "cross_entropy"),
+        ("pre", "linear"),
+        ("pre", "mse"),
+        ("uniform", "linear"),
+        ("seq2seq", "cross_entropy"),
+        ("one stream", "cross_entropy"),
+        ("two streams", "mse"),
+    ],
 )
 def test_gradients_are_finite_differences(name: str, loss: str) -> None:
     arch = SMALL[name]
@@ -110,7 +127,8 @@ def test_order_of_points_is_that_of_computation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "loss"), [("post", "cross_entropy"), ("pre", "linear"), ("seq2seq", "linear")]
+    ("name", "loss"),
+    [("post", "cross_entropy"), ("pre", "linear"), ("seq2seq", "linear"), ("one stream", "mse")],
 )
 def test_mean_gradient_of_minibatches_is_the_gradient_of_their_union(name: str, loss: str) -> None:
     shared: dict[str, Any] = {"tokens": 3, "seeds": range(2), "loss": loss, "dtype": "float64"}
@@ -171,8 +189,36 @@ def test_tables_have_every_key_and_aggregate_over_seeds() -> None:
     assert alone["cov_across_hat"].notna().all()
 
 
-def test_the_linear_loss_leaves_the_head_out() -> None:
-    assert "head" not in set(ensemble(SMALL["post"], tokens=2, seeds=[0]).df["module"])
+def without_head(arch: Architecture) -> Architecture:
+    assert isinstance(arch, Transformer)
+    return dataclasses.replace(arch, head=None)
+
+
+@pytest.mark.parametrize("loss", ["linear", "mse"])
+def test_losses_on_hidden_states_leave_the_head_out(loss: str) -> None:
+    with_head = ensemble(SMALL["post"], tokens=2, seeds=[0], loss=loss).samples
+    assert "head" not in set(with_head["module"])
+    headless = without_head(SMALL["post"])
+    pd.testing.assert_frame_equal(with_head, ensemble(headless, tokens=2, seeds=[0], loss=loss).samples)
+    tied = SMALL["one stream"]
+    parameters = ensemble(tied, tokens=2, seeds=[0], loss=loss).df
+    assert (parameters["module"] == "embedding").sum() == 1
+    untied = ensemble(without_head(tied), tokens=2, seeds=[0], loss=loss).df
+    pd.testing.assert_frame_equal(parameters, untied)
+    through_head = ensemble(tied, tokens=2, seeds=[0], loss="cross_entropy").df
+    assert not np.allclose(through_head["grad_sq_hat"], parameters["grad_sq_hat"], rtol=0.01)
+
+
+def test_mean_square_error_is_about_unit_gaussian_targets() -> None:
+    """L = mean (y - t)^2 has the gradient 2 (y - t) / (T d), of mean square norm 8 / (T^2 d) for a unit y."""
+    tokens, width = 4, 256
+    table = ensemble(
+        mf.paper_post_ln(width=width, depth=1), tokens=tokens, seeds=range(30), loss="mse"
+    ).activations
+    last = table[table.module == "norm2"].iloc[0]
+    expected = 8 / (tokens**2 * width)
+    assert abs(last.q_grad_hat - expected) < 4 * last.q_grad_hat_se
+    assert abs(1.05 * last.q_grad_hat - expected) > 4 * last.q_grad_hat_se
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
