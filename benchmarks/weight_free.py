@@ -1,10 +1,10 @@
 """The weight-free sampler against dense weights: is it one law, and what does a seed cost?
 
 Dense Gaussian weights, batched over seeds and differentiated by torch, written apart from `empirical` and
-from the sampler. For every parameter: the ratio of the two means, and Kolmogorov and Smirnov's p; beside them the
-same for two dense samples. Exits with 1 where the sampler is rejected at level 0.001 over all comparisons.
-Then the processor time of one seed at width 512, in units of the time that its random numbers take alone. About 4
-minutes on one core.
+from the sampler. For every parameter: the ratio of the two means, and Kolmogorov and Smirnov's p; beside them
+the same for two dense samples. Exits with 1 where the sampler is rejected at level 0.001 over all
+comparisons. Then the processor time of one seed at width 512, beside that of its random numbers alone. About
+4 minutes on one core.
 """
 
 from __future__ import annotations

@@ -54,12 +54,20 @@ def turn(rotary: Rotary, x: Array, run: Run, *, back: bool = False) -> Array:
     Returns:
         The turned heads.
 
+    Raises:
+        InputError: If the number of coordinates that turn is odd, or 0.
+
     Source:
-        su2021, Eq. (34); coordinates m and m + r/2 make a plane.
+        definition; coordinates m and m + r/2 make a plane.
     """
-    xp, size = run.xp, x.shape[-1]
-    half = int(rotary.fraction * size) // 2
-    angle = np.arange(x.shape[-2])[:, None] * float(rotary.base) ** (-np.arange(half) / max(half, 1))
+    xp, turned = run.xp, int(rotary.fraction * x.shape[-1])
+    if turned < 2 or turned % 2:
+        raise InputError(
+            f"rotary fraction={rotary.fraction} turns {turned} of {x.shape[-1]} coordinates of a head: "
+            "give a fraction that makes their number even"
+        )
+    half = turned // 2
+    angle = np.arange(x.shape[-2])[:, None] * float(rotary.base) ** (-np.arange(half) / half)
     cos, sin = (run.backend.asarray(f(angle)) for f in (np.cos, np.sin))
     sin = -sin if back else sin
     a, b = x[..., :half], x[..., half : 2 * half]
@@ -167,27 +175,43 @@ def _mask(op: Attention, run: Run) -> Array | None:
     return run.masks[key]
 
 
-def _buckets(bias: RelativeBias, tokens: int) -> np.ndarray:
-    """Bucket of each (query i, key j): T5's function of j - i. Source: raffel2020."""
-    distance = np.arange(tokens) - np.arange(tokens)[:, None]
-    buckets, first = bias.buckets, np.zeros((tokens, tokens), dtype=int)
-    if bias.bidirectional:
-        buckets //= 2
-        first += buckets * (distance > 0)
-        distance = np.abs(distance)
-    else:
-        distance = np.maximum(-distance, 0)
-    exact = buckets // 2
-    far = np.log(np.maximum(distance, 1) / max(exact, 1)) / math.log(bias.max_distance / max(exact, 1))
-    large = np.minimum(exact + (far * (buckets - exact)).astype(int), buckets - 1)
-    return first + np.where(distance < exact, distance, large)
+def buckets(bias: RelativeBias, tokens: int) -> np.ndarray:
+    """Sort pairs (query i, key j) into T5's buckets of j - i.
+
+    Args:
+        bias: Says how many buckets there are.
+        tokens: Tokens in a sequence.
+
+    Returns:
+        Bucket of each pair, (tokens, tokens).
+
+    Raises:
+        InputError: If a direction has fewer than two buckets, or one for every distance.
+
+    Source:
+        definition, as in T5's published code.
+    """
+    offset = np.arange(tokens) - np.arange(tokens)[:, None]
+    directions = 2 if bias.bidirectional else 1
+    count = bias.buckets // directions
+    exact = count // 2
+    if exact < 1 or bias.max_distance <= exact:
+        raise InputError(
+            f"buckets={bias.buckets}, max_distance={bias.max_distance} leave no bucket for far tokens: give "
+            f"at least {2 * directions} buckets and a max_distance above {max(exact, 1)}"
+        )
+    distance = np.abs(offset) if bias.bidirectional else np.maximum(-offset, 0)
+    share = np.log(np.maximum(distance, 1) / exact) / math.log(bias.max_distance / exact)
+    far = np.minimum(exact + (share * (count - exact)).astype(int), count - 1)
+    later = count * (offset > 0) if bias.bidirectional else 0
+    return np.asarray(later + np.where(distance < exact, distance, far))
 
 
 def _one_hot(bias: RelativeBias, run: Run) -> Array:
     """(tokens^2, buckets)."""
     key = (bias.buckets, bias.max_distance, bias.bidirectional)
     if key not in run.masks:
-        bucket = _buckets(bias, run.tokens)
+        bucket = buckets(bias, run.tokens)
         run.masks[key] = run.backend.asarray(np.eye(bias.buckets)[bucket.reshape(-1)])
     return run.masks[key]
 

@@ -98,6 +98,11 @@ def sample(
         raise InputError(
             "q, cov and gram mean nothing where an embedding makes the input: leave them out, or give ids"
         )
+    for table in [stack.position for stack in stacks]:
+        if table is not None and tokens > table.vocab:
+            raise InputError(
+                f"tokens={tokens} is more than the {table.vocab} learned positions: give fewer tokens"
+            )
     real = None if padding is None else check_padding(padding, batch, tokens)
     if real is not None and not real.any(axis=1).all():
         raise InputError("padding leaves a sequence without a real token: keep at least one")

@@ -51,13 +51,12 @@ def squares(arch: ops.Transformer | ops.EncoderDecoder, data: Data, run: Run) ->
         _down(saved, _top(arch, y, data, run), run)
         return
     run.prefix = "encoder."
-    y, saved = _up(arch.encoder, data.ids[0], None, run)
-    tied = run.tied
+    y, saved = _up(arch.encoder, data.ids[0], data.root, run)
     run.memory = Memory(y, span(y, run), run.xp.zeros_like(y))
     run.prefix = "decoder."
-    z, saved_decoder = _up(arch.decoder, data.ids[1], None, run)
+    z, saved_decoder = _up(arch.decoder, data.ids[1], data.root, run)
     _down(saved_decoder, _top(arch.decoder, z, data, run), run)
-    run.prefix, run.tied = "encoder.", tied
+    run.prefix = "encoder."
     _down(saved, run.memory.gradient, run)
 
 

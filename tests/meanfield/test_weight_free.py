@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import meanfield as mf
+from empirical.layers.attention import relative_buckets
 from meanfield import ops
 from meanfield.errors import InputError, MissingRuleError, UnknownNameError
 from meanfield.weight_free import Backend, backward, forward, sample
+from meanfield.weight_free.attention import buckets
 from meanfield.weight_free.linear import project, project_back
 from meanfield.weight_free.run import Run
 from tests.meanfield.weights import both_ways
@@ -123,6 +125,33 @@ def test_both_products_are_those_of_one_matrix(tokens: int, width: int, rank: in
     np.testing.assert_allclose(found["up"], dense, rtol=1e-9)
 
 
+def test_weights_of_variance_zero_have_gradients_and_pass_none_on() -> None:
+    backend = Backend()
+    run = Run(backend, backend.streams([0]), 1, 3)
+    x, g = np.random.default_rng(0).standard_normal((2, 1, 3, 8))
+    outputs, saved = project({"up": ops.Linear(8, 8, ops.Draw(0))}, x, run)
+    before, found = project_back(saved, {"up": g}, run)
+    assert not outputs["up"].any()
+    assert not before.any()
+    assert found["up"][0] == pytest.approx(((x[0].T @ g[0]) ** 2).sum())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_sampled(preset: str) -> None:
+    arch = getattr(mf, preset)(**SMALL)
+    real = np.arange(12).reshape(2, 6) % 6 < 5
+    for tokens, padding in ((6, real), (2, None)):
+        found = sample(arch, tokens=tokens, batch=2, seeds=[0, 1], padding=padding)
+        assert (found[ops.ParameterKey(2, "ffn.down", "weight")] >= 0).all()
+
+
+@pytest.mark.parametrize(("buckets_", "farthest", "both"), [(32, 128, True), (32, 20, False), (8, 6, True)])
+def test_buckets_are_those_of_the_torch_reading(buckets_: int, farthest: int, both: bool) -> None:
+    op = ops.RelativeBias("attention.relative_bias", ops.ONES, buckets_, farthest, both)
+    offsets = torch.arange(300) - torch.arange(300)[:, None]
+    np.testing.assert_array_equal(buckets(op, 300), relative_buckets(offsets, op).numpy())
+
+
 def test_a_repeated_token_gets_one_output() -> None:
     x = np.repeat(np.random.default_rng(0).standard_normal((2, 1, 8)), 3, axis=1)
     backend = Backend()
@@ -205,6 +234,14 @@ class Unknown(ops.Op):
         (mf.pre_ln(**SMALL), {"ids": [[0, 1]]}, InputError, "ids"),
         (mf.pre_ln(**SMALL, vocab=9), {"q": 2.0}, InputError, "q, cov and gram"),
         (mf.pre_ln(**SMALL, vocab=9), {"ids": [[0, 9]]}, InputError, "vocabulary"),
+        (mf.pre_ln(**SMALL, vocab=9, positions=1), {}, InputError, "learned positions"),
+        (mf.pre_ln(**SMALL, rotary=0.25), {}, InputError, "rotary fraction"),
+        (
+            mf.pre_ln(**SMALL, relative_bias=ops.RelativeBias("attention.relative_bias", ops.ONES, 2)),
+            {},
+            InputError,
+            "buckets=2",
+        ),
         ("pre_ln", {}, InputError, "no architecture"),
     ],
 )

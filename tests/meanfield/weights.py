@@ -20,6 +20,7 @@ import torch.nn.functional as F  # noqa: N812  (the field's name for it)
 from empirical import build
 from empirical.layers import Context
 from empirical.names import dropouts, named_parameters
+from empirical.probe import one_thread
 from meanfield import ops
 from meanfield.moments.loss import Loss
 from meanfield.weight_free import Backend, linear, sample
@@ -98,6 +99,7 @@ class Given(Run):
         return table.T[None] if self.layer else table[self.rows[law]][None]  # a tied head, or an embedding
 
 
+@one_thread()  # threads cost more than such small products
 def both_ways(
     arch: Any,
     loss: str,
