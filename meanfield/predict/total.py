@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -82,7 +83,7 @@ def total_grad_sq(
     kernel = input_kernel(arch, layout, given)
     basis = np.eye(3)
     slopes = np.array([_embeddings(arch, layout, given, gradient) for gradient in basis])
-    for _, op in [(0, arch.entry), *arch.blocks(), (arch.depth + 1, arch.final_norm)]:
+    for op in chain([arch.entry], (block for _, block in arch.blocks()), [arch.final_norm]):
         if op is not None:
             kernel, slopes = _through(op, kernel, slopes, layout)
     record = _Total(layer=arch.depth + 1)
