@@ -35,12 +35,11 @@ def t5(config: Reader, head: bool, encoder_only: bool) -> Transformer | EncoderD
         if head:
             raise InputError("head=True: the encoder alone has no head; give head=False")
         return stack(PLACEMENTS["pre_ln"], name="t5", width=width, depth=depth, options=options, head=False)
-    assert options.relative_bias is not None
     target = replace(
         options,
         causal=True,
         tied=True,  # whatever the file says: `transformers` ties T5's head always
-        relative_bias=replace(options.relative_bias, bidirectional=False),
+        relative_bias=_relative_bias(config, width, bidirectional=False),
         logit_scale=float(width) ** -0.5 if scaled else 1,
     )
     return EncoderDecoder(
@@ -91,17 +90,22 @@ def _options(config: Reader, width: int) -> Options:
         activation=_network(config("feed_forward_proj", "relu")),
         norm="rmsnorm",
         norm_eps=config("layer_norm_epsilon", 1e-6),
-        relative_bias=RelativeBias(
-            "attention.relative_bias",
-            to_width,
-            config("relative_attention_num_buckets", 32),
-            config("relative_attention_max_distance", 128),
-            shared=True,
-        ),
+        relative_bias=_relative_bias(config, width, bidirectional=True),
         score_scale=1,
         init=law,
         bias=False,
         vocab=config("vocab_size"),
+    )
+
+
+def _relative_bias(config: Reader, width: int, bidirectional: bool) -> RelativeBias:
+    return RelativeBias(
+        "attention.relative_bias",
+        Draw(Fraction(1, width)),
+        config("relative_attention_num_buckets", 32),
+        config("relative_attention_max_distance", 128),
+        bidirectional,
+        shared=True,
     )
 
 

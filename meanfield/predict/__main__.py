@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     arch = architecture_from(args)
     from rich.console import Console
 
-    from meanfield.predict import predict, show
+    from meanfield.predict import formats, predict, show
 
     given: dict[str, Any] = {"samples": args.samples} if args.samples else {}
     try:
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         terminal = args.out is None and sys.stdout.isatty()
         text = show.as_table(prediction, args.layers, Console() if terminal else None)
     else:
-        text = show.FORMATS[args.format](prediction)
+        text = formats.FORMATS[args.format](prediction)
     if args.out is None:
         sys.stdout.write(text)
     else:

@@ -1,10 +1,8 @@
-"""A prediction as text: tables for a terminal, and JSON, CSV and LaTeX for other programs."""
+"""A prediction as tables for a terminal."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -101,7 +99,7 @@ def parameter_table(df: pd.DataFrame, keep: Keep = None, width: int = 80) -> Ren
     room = min(BAR, width - 36 - max((len(name) for name in df.module), default=0))
     shown = shown_layers(df, keep)
     previous = None
-    for row in _without_noise(df[df.layer.isin(shown)]).to_dict("records"):
+    for row in without_noise(df[df.layer.isin(shown)]).to_dict("records"):
         if previous is not None and row["layer"] != previous:
             table.add_section()
         previous = row["layer"]
@@ -151,8 +149,15 @@ def layer_table(df: pd.DataFrame) -> RenderableType:
     return table
 
 
-def _without_noise(df: pd.DataFrame) -> pd.DataFrame:
-    """Set to 0 what is rounding error: a drawn key bias has 1e-17 where theory has 0."""
+def without_noise(df: pd.DataFrame) -> pd.DataFrame:
+    """Set to 0 what is rounding error: a drawn key bias has 1e-17 where theory has 0.
+
+    Args:
+        df: The table of a `Prediction`.
+
+    Returns:
+        The table; without samples it is as it was.
+    """
     if "grad_sq_sd" not in df:
         return df
     values = [name for name in df if str(name).startswith("grad_")]
@@ -208,87 +213,3 @@ def as_table(prediction: Prediction, keep: Keep = None, console: Console | None 
             )
     text = capture.get()
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
-
-
-def as_json(prediction: Prediction) -> str:
-    """Render a prediction as JSON: ``configuration``, ``parameters`` and ``layers``.
-
-    Args:
-        prediction: The prediction.
-
-    Returns:
-        The text; null stands for what is not finite, such as the logarithm of 0.
-    """
-    df = prediction.df
-    own = df.drop(columns=list(prediction.configuration))
-    found = {
-        "configuration": prediction.configuration,
-        "parameters": _records(own),
-        "layers": _records(by_layer(df)),
-    }
-    return json.dumps(found, indent=1, allow_nan=False) + "\n"
-
-
-def _records(df: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as dictionaries; what is not finite, such as the logarithm of 0, becomes None."""
-    infinite = {float("inf"), float("-inf")}
-    return [
-        {str(key): None if value != value or value in infinite else value for key, value in row.items()}
-        for row in df.to_dict("records")
-    ]
-
-
-def as_csv(prediction: Prediction) -> str:
-    """Render the table of parameters as CSV, key columns first.
-
-    Args:
-        prediction: The prediction.
-
-    Returns:
-        The text.
-    """
-    return prediction.df.to_csv(index=False, lineterminator="\n")
-
-
-def as_latex(prediction: Prediction) -> str:
-    """Render the table of parameters as a LaTeX tabular for the booktabs package.
-
-    Args:
-        prediction: The prediction.
-
-    Returns:
-        The text, without document around it.
-    """
-    df = prediction.df
-    sampled = "grad_sq_sd" in df
-    lines = [
-        r"\begin{tabular}{rll" + ("rrr" if sampled else "r") + "}",
-        r"\toprule",
-        r"layer & module & parameter & $\|\partial L/\partial\theta\|_F$"
-        + (r" & $2.5\,\%$ & $97.5\,\%$" if sampled else "")
-        + r" \\",
-        r"\midrule",
-    ]
-    previous = None
-    for row in _without_noise(df).to_dict("records"):
-        if previous is not None and row["layer"] != previous:
-            lines.append(r"\addlinespace")
-        previous = row["layer"]
-        values = [row["grad_norm"]]
-        if sampled:
-            values += [max(0.0, row[f"grad_sq_{end}"]) ** 0.5 for end in ("low", "high")]
-        names = (str(row[key]).replace("_", r"\_") for key in ("layer", "module", "parameter"))
-        lines.append(" & ".join([*names, *(f"${_latex_number(value)}$" for value in values)]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
-def _latex_number(value: float) -> str:
-    mantissa, _, exponent = number(value).partition("e")
-    return rf"{mantissa} \times 10^{{{int(exponent)}}}" if exponent else mantissa
-
-
-FORMATS: dict[str, Callable[[Prediction], str]] = {
-    "json": as_json,
-    "csv": as_csv,
-    "latex": as_latex,
-}

@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 
 import meanfield as mf
+from meanfield import cli
 from meanfield.predict import Prediction, predict, show
 from meanfield.predict import __main__ as command
+from meanfield.predict.arguments import PROG, parser
 from meanfield.presets import OPTIONS, PRESETS
 
 PAGE = Path(__file__).parents[2] / "docs" / "predict.md"
@@ -201,7 +203,7 @@ def test_options_reach_the_preset(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_option_of_presets_can_be_given() -> None:
-    args = command.parser().parse_args(["pre_ln", *(f"--set={name}=1" for name in OPTIONS)])
+    args = parser().parse_args(["pre_ln", *(f"--set={name}=1" for name in OPTIONS)])
     assert len(args.set) == len(OPTIONS)
 
 
@@ -260,7 +262,7 @@ def test_bad_input_is_one_line_and_exit_status_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:
-        command.cli.run(command.PROG, lambda: command.main(arguments))
+        cli.run(PROG, lambda: command.main(arguments))
     assert caught.value.code == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
@@ -275,5 +277,22 @@ def test_the_page_shows_what_the_command_prints(capsys: pytest.CaptureFixture[st
         re.MULTILINE | re.DOTALL,
     )
     assert len(blocks) == 2
-    for arguments, shown in blocks:
-        assert _output(capsys, *arguments.split()) == shown
+    (limit, shown), (drawn, sampled) = blocks
+    assert _output(capsys, *limit.split()) == shown
+    assert "--samples" in drawn
+    found = _output(capsys, *drawn.split())
+    assert _words(found) == _words(sampled)
+    pairs = list(zip(_norms(found), _norms(sampled), strict=True))
+    assert len(pairs) == 18
+    for (norm, error), (shown_norm, shown_error) in pairs:  # other random models may be drawn one day
+        assert abs(norm - shown_norm) <= 5 * (error**2 + shown_error**2) ** 0.5
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[A-Za-z_]{2,}", text)
+
+
+def _norms(text: str) -> list[tuple[float, float]]:
+    """Gradient norm and its standard error in every row of a sampled table."""
+    rows = re.findall(r"(?:weight|bias) +(\S+) +(\S+) +\S+ … \S+$", text, re.MULTILINE)
+    return [(float(norm), float(error)) for norm, error in rows]
