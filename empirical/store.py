@@ -64,7 +64,7 @@ def measured(
         tokens: Tokens in a sequence.
         batch: Sequences in a mini-batch.
         seeds: Distinct integers of at least 0; blocks are made of them in ascending order.
-        loss: ``"linear"`` or ``"cross_entropy"``.
+        loss: ``"linear"``, ``"mse"`` or ``"cross_entropy"``.
         minibatches: Mini-batches per seed.
         label_smoothing: For cross entropy.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.

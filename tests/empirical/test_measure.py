@@ -1,6 +1,5 @@
 """Measured gradients and moments against finite differences, direct sums and exact values."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,7 @@ from empirical.probe import MOMENTS, one_thread, recorded
 from empirical.setting import KEYS
 from meanfield.errors import InputError, UnknownNameError
 from meanfield.initialization import Sizes, initialization
-from meanfield.ops import ZEROS, Draw, Head, Linear, Transformer
+from meanfield.ops import Draw
 from tests.empirical import every_op
 
 SMALL: dict[str, Architecture] = {
@@ -187,53 +186,6 @@ def test_tables_have_every_key_and_aggregate_over_seeds() -> None:
     alone = ensemble(SMALL["pre"], tokens=1, batch=2, seeds=[0]).activations
     assert alone["cov_hat"].isna().all()
     assert alone["cov_across_hat"].notna().all()
-
-
-def without_head(arch: Architecture) -> Architecture:
-    assert isinstance(arch, Transformer)
-    return dataclasses.replace(arch, head=None)
-
-
-@pytest.mark.parametrize("loss", ["linear", "mse"])
-def test_losses_on_hidden_states_leave_the_head_out(loss: str) -> None:
-    with_head = ensemble(SMALL["post"], tokens=2, seeds=[0], loss=loss).samples
-    assert "head" not in set(with_head["module"])
-    headless = without_head(SMALL["post"])
-    pd.testing.assert_frame_equal(with_head, ensemble(headless, tokens=2, seeds=[0], loss=loss).samples)
-    tied = SMALL["one stream"]
-    parameters = ensemble(tied, tokens=2, seeds=[0], loss=loss).df
-    assert (parameters["module"] == "embedding").sum() == 1
-    untied = ensemble(without_head(tied), tokens=2, seeds=[0], loss=loss).df
-    pd.testing.assert_frame_equal(parameters, untied)
-    through_head = ensemble(tied, tokens=2, seeds=[0], loss="cross_entropy").df
-    assert not np.allclose(through_head["grad_sq_hat"], parameters["grad_sq_hat"], rtol=0.01)
-
-
-def test_mean_square_error_is_about_unit_gaussian_targets() -> None:
-    """L = mean (y - t)^2 has the gradient 2 (y - t) / (T d), of mean square norm 8 / (T^2 d) for a unit y."""
-    tokens, width = 4, 256
-    table = ensemble(
-        mf.paper_post_ln(width=width, depth=1), tokens=tokens, seeds=range(30), loss="mse"
-    ).activations
-    last = table[table.module == "norm2"].iloc[0]
-    expected = 8 / (tokens**2 * width)
-    assert abs(last.q_grad_hat - expected) < 4 * last.q_grad_hat_se
-    assert abs(1.05 * last.q_grad_hat - expected) > 4 * last.q_grad_hat_se
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy_gradient_at_the_head_bias_is_softmax_minus_target(smoothing: float) -> None:
-    base = mf.pre_ln(width=6, depth=1, heads=2, vocab=4)
-    head = Head("head", Linear(6, 4, Draw(1), ZEROS))
-    arch = Transformer("biased", "pre_ln", base.init, base.layers, base.final_norm, base.embedding, head)
-    options: dict[str, Any] = {"loss": "cross_entropy", "label_smoothing": smoothing, "dtype": "float64"}
-    table = ensemble(arch, tokens=3, batch=2, seeds=[5], **options).df
-    measured = table[(table.module == "head") & (table.parameter == "bias")]["grad_sq_hat"].item()
-    model = build(arch, seed=5, dtype="float64")
-    logits = model(*Inputs(arch, 5, next(model.parameters())).draw(2, 3)).flatten(0, 1).detach()
-    one_hot = torch.eye(4, dtype=torch.float64)[torch.from_numpy(stream(5, "target").integers(4, size=6))]
-    gradient = logits.softmax(-1) - (1 - smoothing) * one_hot - smoothing / 4
-    assert measured == pytest.approx(float(gradient.mean(0).square().sum()), rel=1e-9)
 
 
 def test_norm_output_has_unit_second_moment() -> None:
