@@ -84,20 +84,22 @@ def test_the_page_says_what_was_met_and_names_what_was_not() -> None:
     truth = 10.0 ** np.linspace(-6, 2, TENSORS)
     measured = _measured(truth)
     predicted_table = _predicted(truth, measured)
-    alone = {name: pd.DataFrame(0.01, index=range(5), columns=_columns()) for name in COMPONENTS}
+    alone = {name: pd.DataFrame(0.001, index=range(5), columns=_columns()) for name in COMPONENTS}
 
     def page(table: pd.DataFrame) -> str:
         judged = judge(join(table, measured), 0.02)
         return report([Comparison("made_up", 512, SEEDS, judged)], alone, "no library")
 
     right = page(predicted_table)
-    assert right.count("- Met:") == 4
+    assert right.count("- Met:") == 5
     assert "Missed" not in right
     culprit = (predicted_table.layer == 2) & (predicted_table.module == "module3")
     predicted_table.loc[culprit, "grad_sq"] *= 1.06
     wrong = page(predicted_table)
     assert wrong.count("**Missed**: every tensor") == 1
     assert "| made_up | 512 | 2 module3 weight |" in wrong
+    alone["norm"]["q_grad"] = 0.014
+    assert ": not norm p50 (1.40 against 0.4)." in page(predicted_table)
 
 
 def _columns() -> list[str]:
