@@ -101,7 +101,10 @@ class Transformer(nn.Module):
         x = self.entry(self.embeddings(x))  # (batch, tokens, width), or two of them
         for layer in self.layers:
             x = layer(x, context)
-        return self.final_norm(x)  # (batch, tokens, width)
+        x = self.final_norm(x)  # (batch, tokens, width)
+        if not isinstance(x, Tensor):
+            raise InputError("the last layer gives two streams: give final_norm=Merge(...)")
+        return x
 
     def forward(self, x: Tensor, *, context: Context = ALONE) -> Tensor:
         """Logits, or the last hidden state where there is no head."""

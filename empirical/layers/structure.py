@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from empirical.layers.base import ALONE, Context
 from empirical.layers.token_maps import Norm
 from meanfield import ops
+from meanfield.errors import InputError
 
 
 class Streams(NamedTuple):
@@ -20,6 +21,14 @@ class Streams(NamedTuple):
 
 
 State: TypeAlias = Tensor | Streams
+
+
+def _two(state: State, reader: str) -> Streams:
+    if not isinstance(state, Streams):
+        raise InputError(
+            f"{reader} reads two streams and got one: put Fork() before it, for example as entry"
+        )
+    return state
 
 
 class Residual(nn.Module):
@@ -95,10 +104,11 @@ class DualResidual(nn.Module):
         self.sum = Sum(op.name)
         self.norm = Norm(op.norm)
 
-    def forward(self, streams: Streams, context: Context = ALONE) -> Streams:
+    def forward(self, streams: State, context: Context = ALONE) -> Streams:
         """Write the branch into both streams."""
-        y = self.branch(streams.x, context)  # (batch, tokens, width)
-        return Streams(self.norm(self.sum(streams.x, y)), streams.r + y)
+        x, r = _two(streams, self.sum.name)
+        y = self.branch(x, context)  # (batch, tokens, width)
+        return Streams(self.norm(self.sum(x, y)), r + y)
 
 
 class Merge(nn.Module):
@@ -108,6 +118,7 @@ class Merge(nn.Module):
         super().__init__()
         self.norm = Norm(op.norm)
 
-    def forward(self, streams: Streams, context: Context = ALONE) -> Tensor:
+    def forward(self, streams: State, context: Context = ALONE) -> Tensor:
         """Add the normed second stream to the first; `context` is not read."""
-        return streams.x + self.norm(streams.r)  # (batch, tokens, width)
+        x, r = _two(streams, self.norm.name)
+        return x + self.norm(r)  # (batch, tokens, width)

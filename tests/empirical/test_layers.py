@@ -254,6 +254,15 @@ def test_two_streams_follow_their_equations() -> None:
     assert equal(merge(Streams(x, 2 * x)), x + F.layer_norm(2 * x, (WIDTH,), eps=0.1))
 
 
+def test_streams_begin_with_a_fork_and_end_with_a_merge() -> None:
+    arch, x = every_op.two_streams(), inputs(width=every_op.WIDTH)
+    assert transformer(arch).hidden(x).shape == x.shape
+    with pytest.raises(InputError, match=r"residual1 reads two streams and got one: put Fork\(\) before it"):
+        transformer(replace(arch, entry=None)).hidden(x)
+    with pytest.raises(InputError, match=r"gives two streams: give final_norm=Merge"):
+        transformer(replace(arch, final_norm=None)).hidden(x)
+
+
 def test_dropout_drops_at_its_rate_in_train_mode_alone() -> None:
     dropout = build_op(ops.Dropout(0.25))
     assert isinstance(dropout, Dropout)

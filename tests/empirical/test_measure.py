@@ -277,7 +277,8 @@ def test_infinities_and_false_zeros_are_refused() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_measures_what_the_processor_measures() -> None:
-    for name, loss in (("post", "cross_entropy"), ("pre", "linear"), ("seq2seq", "cross_entropy")):
+    cases = ("post", "cross_entropy"), ("pre", "linear"), ("seq2seq", "cross_entropy"), ("two streams", "mse")
+    for name, loss in (*cases, ("one stream", "cross_entropy")):
         options: dict[str, Any] = {
             "tokens": 3,
             "batch": 2,
