@@ -77,6 +77,8 @@ def opt(config: Reader, head: bool) -> Transformer:
 def gpt_neox(config: Reader, head: bool) -> Transformer:
     """Read GPT-NeoX: parallel attention and feed-forward branches with a norm each, partly rotary."""
     config.irrelevant("max_position_embeddings", "is_encoder_decoder", "is_decoder")
+    config.only("hidden_dropout_prob", 0, because="hidden_dropout rules")
+    config.only("attention_probs_dropout_prob", 0, because="attention_dropout rules")
     hidden = config.rate("hidden_dropout", 0.0)
     options = Options(
         heads=config("num_attention_heads"),

@@ -97,6 +97,7 @@ def _gemma2(config: Reader, options: Options, width: int) -> Options:
         "hidden_act", config("hidden_activation", "gelu_pytorch_tanh"), because="hidden_activation rules"
     )
     config.only("use_bidirectional_attention", False)
+    config.only("sliding_window_size", config("sliding_window", None), because="sliding_window rules")
     return replace(
         options,
         softcap=_cap(config, "attn_logit_softcapping", 50.0),

@@ -388,6 +388,32 @@ def test_keys_that_change_the_mathematics_are_refused_by_name(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("case", "keys"),
+    [
+        (
+            "bert",
+            {"gradient_checkpointing": False, "position_embedding_type": "absolute", "pooler_fc_size": 768},
+        ),
+        ("gpt2", {"n_ctx": 1024, "task_specific_params": {"text-generation": {"max_length": 50}}}),
+        ("llama", {"torch_dtype": "float16", "pretraining_tp": 1, "rope_scaling": None, "max_length": 4096}),
+        ("opt", {"activation_dropout": 0.0, "prefix": "</s>", "layerdrop": 0.0}),
+        ("t5", {"output_past": True, "n_positions": 512, "decoder_start_token_id": 0}),
+        ("gpt_neox", {"attention_probs_dropout_prob": 0, "hidden_dropout_prob": 0}),
+        (
+            "gemma2",
+            {
+                "sliding_window_size": 4096,
+                "hidden_act": "gelu_pytorch_tanh",
+                "cache_implementation": "hybrid",
+            },
+        ),
+    ],
+)
+def test_keys_of_published_files_without_consequence_are_accepted(case: str, keys: dict[str, Any]) -> None:
+    assert architecture(_config(case, **keys)) == architecture(_config(case))
+
+
 def test_head_and_encoder_only_are_refused_where_there_is_none() -> None:
     for case in ("bert", "roberta", "vit"):
         with pytest.raises(InputError, match="head"):
