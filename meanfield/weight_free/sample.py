@@ -78,15 +78,15 @@ def sample(
         variance. Biases, embeddings and other small tensors are drawn from their own law.
 
     Source:
-        the law of a Gaussian matrix given its action on a subspace (bayati2011, Lemma 11).
+        definition: a Gaussian matrix splits into independent parts over orthogonal subspaces.
 
     Example:
-        One token through Post-LN: the last layer's ||dL/db_2||^2 is below that of the probe, 1.
+        The shift of the last norm sees the probe alone, ||r||^2 for one token, which is 1 in the mean.
 
         >>> import meanfield as mf
-        >>> found = sample(mf.paper_post_ln(width=64, depth=2), tokens=1, seeds=range(4))
-        >>> found[ops.ParameterKey(2, "norm2", "bias")].shape
-        (4,)
+        >>> found = sample(mf.paper_post_ln(width=64, depth=2), tokens=1, seeds=range(64))
+        >>> round(float(found[ops.ParameterKey(2, "norm2", "bias")].mean()), 1)
+        1.0
     """
     arch, target = check_architecture(arch), Loss(loss, label_smoothing)
     tokens, batch = positive_integer("tokens", tokens), positive_integer("batch", batch)
