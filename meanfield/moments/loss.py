@@ -13,7 +13,7 @@ from meanfield.errors import InputError, MissingRuleError, UnknownNameError
 from meanfield.gaussian.vocabulary import class_overlap
 from meanfield.moments.record import Record
 from meanfield.moments.state import Exchangeable, Kernel, Layout
-from meanfield.ops import Head, Transformer
+from meanfield.ops import Head, Norm, Op, ParameterKey, Sequential, Transformer
 
 LOSSES = ("cross_entropy", "linear", "mse")
 
@@ -101,7 +101,7 @@ def target_overlap(vocab: int, loss: Loss, layout: Layout) -> Kernel:
 def loss_gradient(arch: Transformer, kernel: Kernel, layout: Layout, loss: Loss, record: Record) -> Kernel:
     """Compute the gradient kernel at the final hidden states and record the head's gradient.
 
-        linear: G_ii = 1/T^2, else 0;  mse: G_ij = 4 (Q_ij + [i = j]) / (T^2 d)
+        linear: G_ii = 1/T^2, else 0;  mse: G_ii = 4/(T^2 d), else 0, the part of the targets
         cross entropy: G_ij = (s^2 d / T^2) E sum_k (p_ik - t_ik)(p_jk - t_jk), s^2 a head weight's variance
 
     Args:
@@ -116,7 +116,7 @@ def loss_gradient(arch: Transformer, kernel: Kernel, layout: Layout, loss: Loss,
 
     Raises:
         InputError: If there is no head.
-        MissingRuleError: If the logits are capped.
+        MissingRuleError: If the logits are capped, or the mean square error has no norm below it.
 
     Assumes:
         Width to infinity; an untied head; labels independent of everything else.
@@ -128,7 +128,8 @@ def loss_gradient(arch: Transformer, kernel: Kernel, layout: Layout, loss: Loss,
     if loss.name == "linear":
         return pairs * identity(layout) / total**2
     if loss.name == "mse":
-        return 4 * pairs * (kernel + identity(layout)) / (total**2 * arch.width)
+        _last_norm(arch)
+        return 4 * pairs * identity(layout) / (total**2 * arch.width)
     if arch.head is None:
         raise InputError(
             "loss='cross_entropy' needs an output head: give the preset vocab=, or use loss='linear'"
@@ -143,3 +144,49 @@ def loss_gradient(arch: Transformer, kernel: Kernel, layout: Layout, loss: Loss,
     if head.bias is not None:
         record.parameter("head", "bias", layout.sum(overlaps))
     return float(head.sigma_w_sq) * overlaps
+
+
+def _last_norm(arch: Transformer) -> tuple[int, Norm]:
+    """Find the norm that gives the final hidden states, and its layer."""
+    if isinstance(arch.final_norm, Norm):
+        return arch.depth + 1, arch.final_norm
+    last: Op | None = arch.final_norm or arch.layers[-1].block
+    while isinstance(last, Sequential) and last.ops:
+        last = last.ops[-1]
+    if not isinstance(last, Norm):
+        raise MissingRuleError(
+            "mse without a norm at the end", "moments.loss", "use loss='linear', or end the stack with a norm"
+        )
+    return arch.depth, last
+
+
+def record_mean_square(arch: Transformer, kernel: Kernel, layout: Layout, record: Record) -> None:
+    """Add what the mean square error does to the last norm alone.
+
+        gain: 4/(T^2 d) sum_ij (Q_ii Q_jj + 2 Q_ij^2),  shift: 4/(T^2 d) sum_ij Q_ij
+
+    The gradient 2 (y_i - t_i)/(T d) has a part along y_i. The norm's Jacobian takes it out: it stops there.
+
+    Args:
+        arch: The architecture, a norm at its end.
+        kernel: Kernel of the final hidden states, per coordinate.
+        layout: How many tokens and sequences there are.
+        record: Has the last norm's parameters from the targets' part.
+
+    Assumes:
+        Gaussian coordinates, E y_ia^2 y_ja^2 = Q_ii Q_jj + 2 Q_ij^2; eps much smaller than what the norm
+        divides by.
+
+    Source:
+        definition; xiong2020, Lemma 3 (the Jacobian of the norm).
+    """
+    layer, norm = _last_norm(arch)
+    pairs, total = real_pairs(layout)
+    first, second = layout.pair(layout.own(kernel))
+    factor = 4 / (total**2 * arch.width)
+    if norm.affine:
+        gain = factor * layout.sum(pairs * (first * second + 2 * kernel**2))
+        record.add(ParameterKey(layer, record.prefix + norm.name, "weight"), gain)
+    if norm.has_shift:
+        shift = factor * layout.sum(pairs * kernel)
+        record.add(ParameterKey(layer, record.prefix + norm.name, "bias"), shift)

@@ -55,6 +55,16 @@ class Record:
             math.log10(grad_sq) + self.exponent * math.log10(2) if grad_sq else -math.inf
         )
 
+    def add(self, key: ParameterKey, grad_sq: float) -> None:
+        """Add to a parameter that is noted already.
+
+        Args:
+            key: The parameter.
+            grad_sq: What to add.
+        """
+        self.grad_sq[key] += grad_sq
+        self.log10_grad_sq[key] = math.log10(self.grad_sq[key])
+
     def table(self, module: str, grad_sq: float, *, shared: bool) -> None:
         """Note one part of the gradient of a table that is used in several places; the parts add up.
 

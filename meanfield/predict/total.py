@@ -11,10 +11,10 @@ from meanfield.errors import InputError, positive_integer
 from meanfield.moments.backward import backward
 from meanfield.moments.forward import forward
 from meanfield.moments.inputs import Input, input_kernel, record_embeddings
-from meanfield.moments.loss import Loss, loss_gradient
+from meanfield.moments.loss import Loss, loss_gradient, record_mean_square
 from meanfield.moments.record import Record
 from meanfield.moments.state import Exchangeable, Kernel
-from meanfield.ops import EncoderDecoder, Op, Transformer
+from meanfield.ops import EncoderDecoder, Op, ParameterKey, Transformer
 from meanfield.predict.checks import check_architecture, check_moments
 from meanfield.predict.table import needs_order
 
@@ -26,6 +26,10 @@ class _Total(Record):
     total: float = 0.0
 
     def parameter(self, module: str, parameter: str, grad_sq: float) -> None:
+        """Add to the sum."""
+        self.total += grad_sq
+
+    def add(self, key: ParameterKey, grad_sq: float) -> None:
         """Add to the sum."""
         self.total += grad_sq
 
@@ -90,6 +94,8 @@ def total_grad_sq(
     if arch.head is not None and arch.head.tied and loss == "cross_entropy":
         raise InputError("a tied head's part is not linear in the gradient: sum the table of mf.predict")
     gradient = loss_gradient(arch, kernel, layout, Loss(loss, label_smoothing), record)
+    if loss == "mse":
+        record_mean_square(arch, kernel, layout, record)
     return float(np.vdot(slopes, gradient)) + record.total
 
 

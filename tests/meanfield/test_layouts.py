@@ -14,7 +14,7 @@ from meanfield.moments.inputs import Input
 from meanfield.moments.loss import Loss
 from meanfield.moments.stack import propagate
 from meanfield.moments.state import Exchangeable, Gram
-from meanfield.ops import Draw, Dropout, Repeat, Residual, Sequential
+from meanfield.ops import Draw, Dropout, Norm, Repeat, Residual, Sequential
 from meanfield.presets import PRESETS
 
 TOKENS, BATCH = 5, 2
@@ -41,6 +41,10 @@ def test_both_layouts_agree_where_both_apply(name: str, loss: str) -> None:
     if name in ("qk_norm", "hybrid_norm"):  # norms on queries and keys need some
         pytest.skip("uniform attention has neither query nor key to norm")
     arch = _preset(name, **options)
+    if loss == "mse" and not isinstance(arch.final_norm or list(_all(arch))[-1], Norm):
+        with pytest.raises(MissingRuleError, match="mse without a norm at the end"):
+            propagate(arch, Exchangeable(TOKENS, BATCH), loss=Loss(loss))
+        return
     assert _gap(arch, loss=Loss(loss), given=Input(1.3, 0.4)) < 1e-12
 
 
@@ -67,6 +71,21 @@ def test_sampled_softmax_reaches_the_quadrature_at_large_heads() -> None:
     arch = mf.pre_ln(width=2048, depth=2, heads=1, init="xavier_normal")
     gap = _gap(arch, given=Input(1.0, 0.2))
     assert 1e-6 < gap < 1e-2
+
+
+@pytest.mark.parametrize("loss", ["linear", "mse", "cross_entropy"])
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_the_total_is_the_sum_of_the_table(name: str, loss: str) -> None:
+    words = {"vocab": 30} if loss == "cross_entropy" and not name.startswith("paper") else {}
+    arch = _preset(name, **words)
+    try:
+        table = mf.predict(arch, tokens=TOKENS, batch=BATCH, loss=loss).df
+    except (MissingRuleError, InputError) as refused:
+        with pytest.raises(type(refused)):
+            mf.total_grad_sq(arch, tokens=TOKENS, batch=BATCH, loss=loss)
+        return
+    total = mf.total_grad_sq(arch, tokens=TOKENS, batch=BATCH, loss=loss)
+    assert total == pytest.approx(table.grad_sq.sum(), rel=1e-12)
 
 
 def test_padding_is_a_shorter_sequence() -> None:
