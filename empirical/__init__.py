@@ -6,5 +6,6 @@ from empirical.measure import measure as ensemble
 from empirical.norms import norm_jacobian as norm_jacobian
 from empirical.norms import token_norms as token_norms
 from empirical.store import measured as measured
+from empirical.weight_free import weight_free as weight_free
 
-__all__ = ["Measurement", "build", "ensemble", "measured", "norm_jacobian", "token_norms"]
+__all__ = ["Measurement", "build", "ensemble", "measured", "norm_jacobian", "token_norms", "weight_free"]

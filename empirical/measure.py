@@ -129,13 +129,13 @@ def measure(
             rows.append(probe.sample(seed))
             if progress is not None:
                 progress(1)
-    return Measurement(_table(setting.keys(arch), probe.keys, seeds, np.stack(rows)))
+    return Measurement(tabulate(setting.keys(arch), probe.keys, seeds, np.stack(rows)))
 
 
-def _table(
+def tabulate(
     setting: dict[str, str | int], keys: list[ops.ParameterKey], seeds: list[int], values: Values
 ) -> pd.DataFrame:
-    """Lay out values (seeds, keys, columns) as tidy rows."""
+    """Lay out values (seeds, keys, columns) as tidy rows, one per seed and key."""
     table = pd.DataFrame(keys * len(seeds), columns=list(ops.ParameterKey._fields))
     for position, (column, value) in enumerate(setting.items()):
         table.insert(position, column, value)

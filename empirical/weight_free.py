@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from empirical.build import Architecture
 from empirical.device import torch_device, torch_dtype
-from empirical.measure import Measurement, _table
+from empirical.measure import Measurement, tabulate
 from empirical.probe import GRADIENTS, MOMENTS
 from empirical.setting import Setting, seed_list
 from meanfield.weight_free import Backend, sample
@@ -142,4 +142,4 @@ def weight_free(
     squares = np.stack(list(found.values()), axis=1)  # (seeds, parameters)
     values = np.full((*squares.shape, len(GRADIENTS) + len(MOMENTS)), np.nan)
     values[..., : len(GRADIENTS)] = np.stack([squares, squares, np.sqrt(squares)], axis=-1)
-    return Measurement(_table(setting.keys(arch), list(found), checked, values))
+    return Measurement(tabulate(setting.keys(arch), list(found), checked, values))

@@ -12,7 +12,7 @@ import numpy as np
 
 from meanfield.errors import MissingRuleError
 from meanfield.gaussian import dual, dual_grad
-from meanfield.moments.identity import identity_share
+from meanfield.moments.identity import between_branches, identity_share
 from meanfield.moments.record import Record
 from meanfield.moments.state import Exchangeable, Gram, Kernel, Layout, Step
 from meanfield.ops import (
@@ -85,6 +85,7 @@ def _norm(op: Norm, step: Step, gradient: Kernel, layout: Layout, record: Record
 def _gain(op: Gain, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
     """G -> value^2 G; the gain itself sees sum_ij Q_ij G_ij of its input. Source: touvron2021, Eq. (1)."""
     # One factor or one per coordinate: coordinates are uncorrelated, so the squares add to the same.
+    record.point(op.name, step.after, gradient)
     record.parameter(op.name, "weight", layout.inner(step.before, gradient))
     return float(op.value) ** 2 * gradient
 
@@ -179,9 +180,10 @@ def _residual(op: Residual, step: Step, gradient: Kernel, layout: Layout, record
 
 @backward.register
 def _parallel(op: Parallel, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
-    """The sum over branches. Source: wang2021gptj."""
+    """The sum over branches, and what they share of the gradient. Source: wang2021gptj."""
+    shared = between_branches(list(step.inner.values()), layout) * gradient
     branches = [backward(inner.op, inner, gradient, layout, record) for inner in step.inner.values()]
-    return np.asarray(np.sum(branches, axis=0))
+    return np.asarray(np.sum(branches, axis=0) + shared)
 
 
 @backward.register
@@ -209,7 +211,10 @@ def _dual_residual(op: DualResidual, step: Step, gradient: Kernel, layout: Layou
     between = between / first
     record.point(op.name, norm.before, x)
     of_branch = x + between + layout.swap(between) + r
-    return np.stack([x + backward(branch.op, branch, of_branch, layout, record), between, r])
+    i, j = layout.pair(identity_share(branch, layout))  # J^T g = t g + what is fresh
+    skip = x + j * (x + between) + i * (x + layout.swap(between))
+    of_x = skip + backward(branch.op, branch, of_branch, layout, record)
+    return np.stack([of_x, between + i * (between + r), r])
 
 
 @backward.register

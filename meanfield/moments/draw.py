@@ -56,6 +56,11 @@ class Draw:
         forms = [float(np.vdot(x, N @ x)) / len(x) for x, N in ((self.k, of_keys), (self.q, of_queries))]
         return np.array([*forms, spread])
 
+    def first(self) -> Draw:
+        """The first draw and its twin."""
+        A, outer = (x[:: len(self.A) // 2] for x in (self.A, self.outer))
+        return Draw(A, outer, self.scores[:1], self.q[:1], self.k[:1])
+
     def turned(self, angle: float) -> npt.NDArray[np.complex64]:
         """Outer weights times exp(i angle (query position - key position))."""
         tokens, source = self.outer.shape[-2:]

@@ -12,7 +12,7 @@ import numpy as np
 from meanfield.errors import InputError, MissingRuleError
 from meanfield.gaussian import dual
 from meanfield.moments.attention import attention_weights
-from meanfield.moments.identity import identity_share
+from meanfield.moments.identity import between_branches, identity_share
 from meanfield.moments.state import Exchangeable, Kernel, Layout, Step
 from meanfield.ops import (
     Attention,
@@ -29,6 +29,7 @@ from meanfield.ops import (
     Residual,
     Scale,
     Sequential,
+    walk,
 )
 
 INTERPRETER = "moments.forward"
@@ -138,20 +139,41 @@ def _feed_forward(op: FeedForward, kernel: Kernel, layout: Layout) -> Step:
     hidden = dual(op.activation, first, second, acted.after)
     if op.gate is not None:  # the two branches are independent
         hidden = hidden * up.after
-    elif op.inner is not None and _centres(op.inner):
-        # Hidden units share their mean; LayerNorm takes it out. Two independent units give its square.
-        hidden = hidden - dual(op.activation, first, second, np.zeros_like(hidden))
     if op.inner is not None:
-        inner["inner"] = forward(op.inner, hidden, layout)
+        # Hidden units share their mean, and LayerNorm takes it out: two independent units give its square.
+        # The product with a gate has mean 0.
+        mean = np.zeros_like(hidden)
+        if op.gate is None and any(isinstance(part, Norm) for part in walk(op.inner)):
+            mean = dual(op.activation, first, second, mean)
+        inner["inner"] = _centred(op.inner, hidden, mean, layout)[0]
         hidden = inner["inner"].after
     down = inner["down"] = forward(op.down, hidden, layout)
     return Step(op, kernel, down.after, inner)
 
 
-def _centres(op: Op) -> bool:
-    """Whether a LayerNorm is the first op that acts on the hidden layer."""
-    first = op.ops[0] if isinstance(op, Sequential) else op
-    return isinstance(first, Norm) and first.kind == "layernorm"
+def _centred(op: Op, kernel: Kernel, mean: Kernel, layout: Layout) -> tuple[Step, Kernel]:
+    """Apply an op to a hidden layer whose coordinates share a mean, m_i m_j; return step and new mean."""
+    match op:
+        case Sequential(ops=parts):
+            inner: dict[str, Step] = {}
+            after = kernel
+            for place, part in enumerate(parts):
+                inner[str(place)], mean = _centred(part, after, mean, layout)
+                after = inner[str(place)].after
+            return Step(op, kernel, after, inner), mean
+        case Norm(kind="layernorm"):
+            return forward(op, kernel - mean, layout), np.zeros_like(mean)
+        case Norm(eps=eps):
+            first, second = layout.pair(layout.own(kernel) + eps)
+            return forward(op, kernel, layout), mean / np.sqrt(first * second)
+        case Gain(value=factor) | Scale(factor=factor):
+            return forward(op, kernel, layout), float(factor) ** 2 * mean
+        case Dropout():
+            return forward(op, kernel, layout), mean
+        case _:
+            raise MissingRuleError(
+                op, "moments.forward inside a feed-forward op", "give norms, gains, dropout"
+            )
 
 
 @forward.register
@@ -169,9 +191,10 @@ def _residual(op: Residual, kernel: Kernel, layout: Layout) -> Step:
 
 @forward.register
 def _parallel(op: Parallel, kernel: Kernel, layout: Layout) -> Step:
-    """Q -> the sum over branches, which end in fresh weights. Source: wang2021gptj."""
+    """Q -> the sum over branches, and what they share of the input. Source: wang2021gptj."""
     inner = {str(place): forward(branch, kernel, layout) for place, branch in enumerate(op.branches)}
-    return Step(op, kernel, np.sum([step.after for step in inner.values()], axis=0), inner)
+    branches = np.sum([step.after for step in inner.values()], axis=0)
+    return Step(op, kernel, branches + between_branches(list(inner.values()), layout) * kernel, inner)
 
 
 @forward.register
@@ -196,9 +219,12 @@ def _dual_residual(op: DualResidual, kernel: Kernel, layout: Layout) -> Step:
     """(x, r) -> (N(x + F), r + F): the streams share F. Source: xie2023, Eq. (3)."""
     x, between, r = kernel
     branch = forward(op.branch, x, layout)
-    norm = forward(op.norm, x + branch.after, layout)
+    i, j = layout.pair(identity_share(branch, layout))  # F_i = t_i x_i + what is fresh
+    norm = forward(op.norm, x + branch.after + (i + j) * x, layout)
     first, _ = layout.pair(np.sqrt(layout.own(norm.before) + op.norm.eps))
-    after = np.stack([norm.after, (between + branch.after) / first, r + branch.after])
+    across = (1 + i) * between + j * x + branch.after
+    alone = r + branch.after + i * between + j * layout.swap(between)
+    after = np.stack([norm.after, across / first, alone])
     return Step(op, kernel, after, {"branch": branch, "norm": norm})
 
 

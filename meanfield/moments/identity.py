@@ -44,7 +44,7 @@ def identity_share(step: Step, layout: Layout) -> Any:
         MissingRuleError: If the op splits or joins two streams.
 
     Source:
-        definition; takase2022 (B2T, the placement that needs it).
+        definition; takase2023 (B2T, the placement that needs it).
 
     Example:
         >>> from fractions import Fraction
@@ -79,3 +79,23 @@ def identity_share(step: Step, layout: Layout) -> Any:
             raise MissingRuleError(
                 step.op, "moments.identity", "keep two streams outside of residual sums and tied heads"
             )
+
+
+def between_branches(steps: list[Step], layout: Layout) -> Any:
+    """Compute what parallel branches share of their input, as a factor on its kernel.
+
+        sum over pairs of branches a != b of t_a,i t_b,j
+
+    Args:
+        steps: Steps of the branches.
+        layout: Their layout.
+
+    Returns:
+        The factor for every pair of tokens; 0 where all but one branch end in fresh weights.
+
+    Source:
+        definition.
+    """
+    shares = [layout.pair(identity_share(step, layout)) for step in steps]
+    whole = sum(i for i, _ in shares) * sum(j for _, j in shares)
+    return whole - sum(i * j for i, j in shares)

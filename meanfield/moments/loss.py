@@ -13,7 +13,8 @@ from meanfield.errors import InputError, MissingRuleError, UnknownNameError
 from meanfield.gaussian.vocabulary import class_overlap
 from meanfield.moments.record import Record
 from meanfield.moments.state import Exchangeable, Kernel, Layout
-from meanfield.ops import Head, Norm, Op, ParameterKey, Sequential, Transformer
+from meanfield.moments.top import last_norm, pend_mean_square, pend_pull, real_pairs
+from meanfield.ops import Head, Transformer
 
 LOSSES = ("cross_entropy", "linear", "mse")
 
@@ -63,14 +64,6 @@ def check_uncapped(head: Head) -> None:
         raise MissingRuleError(
             f"logits capped at {head.softcap}", "moments.loss", "use loss='linear', or leave out the cap"
         )
-
-
-def real_pairs(layout: Layout) -> tuple[Kernel, int]:
-    """Return which pairs are both real, as a kernel-shaped array, and T."""
-    if isinstance(layout, Exchangeable):
-        return np.ones(3), layout.total
-    real = layout.real
-    return np.outer(real, real).astype(np.float64), int(real.sum())
 
 
 def identity(layout: Layout) -> Kernel:
@@ -128,7 +121,11 @@ def loss_gradient(arch: Transformer, kernel: Kernel, layout: Layout, loss: Loss,
     if loss.name == "linear":
         return pairs * identity(layout) / total**2
     if loss.name == "mse":
-        _last_norm(arch)
+        if last_norm(arch) is None:
+            raise MissingRuleError(
+                "mse without a norm at the end", "moments.loss", "use loss='linear', or end with a norm"
+            )
+        pend_mean_square(arch, kernel, layout, record)
         return 4 * pairs * identity(layout) / (total**2 * arch.width)
     if arch.head is None:
         raise InputError(
@@ -138,55 +135,12 @@ def loss_gradient(arch: Transformer, kernel: Kernel, layout: Layout, loss: Loss,
     head, scale_sq = arch.head.linear, float(arch.head.scale) ** 2
     logits = scale_sq * (float(head.sigma_w_sq) * kernel + float(head.sigma_b_sq))
     first, second = layout.pair(layout.own(logits))
-    overlaps = class_overlap(head.d_out, first, second, logits)
-    overlaps = pairs * (overlaps + target_overlap(head.d_out, loss, layout)) * scale_sq / total**2
+    products = class_overlap(head.d_out, first, second, logits)
+    overlaps = pairs * (products + target_overlap(head.d_out, loss, layout)) * scale_sq / total**2
     record.parameter("head", "weight", head.d_in * layout.inner(kernel, overlaps))
     if head.bias is not None:
         record.parameter("head", "bias", layout.sum(overlaps))
+    # By Stein's lemma E sum_k p_ik z_ik = var_i (1 - E sum_k p_ik^2); the label's logit has mean 0.
+    pull = scale_sq * float(head.sigma_w_sq) * layout.own(kernel) * (1 - layout.own(products))
+    pend_pull(arch, pull, layout, record)
     return float(head.sigma_w_sq) * overlaps
-
-
-def _last_norm(arch: Transformer) -> tuple[int, Norm]:
-    """Find the norm that gives the final hidden states, and its layer."""
-    if isinstance(arch.final_norm, Norm):
-        return arch.depth + 1, arch.final_norm
-    last: Op | None = arch.final_norm or arch.layers[-1].block
-    while isinstance(last, Sequential) and last.ops:
-        last = last.ops[-1]
-    if not isinstance(last, Norm):
-        raise MissingRuleError(
-            "mse without a norm at the end", "moments.loss", "use loss='linear', or end the stack with a norm"
-        )
-    return arch.depth, last
-
-
-def record_mean_square(arch: Transformer, kernel: Kernel, layout: Layout, record: Record) -> None:
-    """Add what the mean square error does to the last norm alone.
-
-        gain: 4/(T^2 d) sum_ij (Q_ii Q_jj + 2 Q_ij^2),  shift: 4/(T^2 d) sum_ij Q_ij
-
-    The gradient 2 (y_i - t_i)/(T d) has a part along y_i. The norm's Jacobian takes it out: it stops there.
-
-    Args:
-        arch: The architecture, a norm at its end.
-        kernel: Kernel of the final hidden states, per coordinate.
-        layout: How many tokens and sequences there are.
-        record: Has the last norm's parameters from the targets' part.
-
-    Assumes:
-        Gaussian coordinates, E y_ia^2 y_ja^2 = Q_ii Q_jj + 2 Q_ij^2; eps much smaller than what the norm
-        divides by.
-
-    Source:
-        definition; xiong2020, Lemma 3 (the Jacobian of the norm).
-    """
-    layer, norm = _last_norm(arch)
-    pairs, total = real_pairs(layout)
-    first, second = layout.pair(layout.own(kernel))
-    factor = 4 / (total**2 * arch.width)
-    if norm.affine:
-        gain = factor * layout.sum(pairs * (first * second + 2 * kernel**2))
-        record.add(ParameterKey(layer, record.prefix + norm.name, "weight"), gain)
-    if norm.has_shift:
-        shift = factor * layout.sum(pairs * kernel)
-        record.add(ParameterKey(layer, record.prefix + norm.name, "bias"), shift)

@@ -38,6 +38,7 @@ class Record:
     points: dict[tuple[int, str], tuple[Kernel, Kernel]] = field(default_factory=dict)
     memory_gradient: Kernel | float = 0.0
     _tables: dict[str, float] = field(default_factory=dict)
+    _pending: dict[ParameterKey, float] = field(default_factory=dict)
 
     def parameter(self, module: str, parameter: str, grad_sq: float) -> None:
         """Note E||dL/dtheta||^2 of a parameter of the present layer.
@@ -48,6 +49,7 @@ class Record:
             grad_sq: The mean square gradient norm.
         """
         key = ParameterKey(self.layer, self.prefix + module, parameter)
+        grad_sq += float(np.ldexp(self._pending.pop(key, 0.0), -self.exponent))
         # A sum of terms that cancel may leave a rounding error below 0.
         grad_sq = max(grad_sq, 0.0)
         self.grad_sq[key] = float(np.ldexp(grad_sq, self.exponent)) if self.exponent else grad_sq
@@ -55,15 +57,14 @@ class Record:
             math.log10(grad_sq) + self.exponent * math.log10(2) if grad_sq else -math.inf
         )
 
-    def add(self, key: ParameterKey, grad_sq: float) -> None:
-        """Add to a parameter that is noted already.
+    def pend(self, key: ParameterKey, grad_sq: float) -> None:
+        """Keep what a parameter will get beside its own rule, until that rule notes it.
 
         Args:
             key: The parameter.
-            grad_sq: What to add.
+            grad_sq: What will be added.
         """
-        self.grad_sq[key] += grad_sq
-        self.log10_grad_sq[key] = math.log10(self.grad_sq[key])
+        self._pending[key] = grad_sq
 
     def table(self, module: str, grad_sq: float, *, shared: bool) -> None:
         """Note one part of the gradient of a table that is used in several places; the parts add up.

@@ -96,8 +96,9 @@ class SampledSoftmax:
             if dropped:
                 found = np.where(same, found + dropped * query_form(draw, draw.outer, white, inner), found)
             if turning:  # two queries at different positions have turned by different angles
-                forms = [p * query_form(draw, draw.turned(angle), V, Kk).real for p, angle in turning]
-                found = np.where(same, found, np.sum(forms, axis=0))
+                few = draw.first()  # what different tokens share is small, and complex forms are dear
+                forms = [p * query_form(few, few.turned(angle), V, Kk).real for p, angle in turning]
+                found = np.where(same, found, np.sum(forms, axis=0).mean(axis=0))
             return found
 
         flat = self._flat()
@@ -154,8 +155,9 @@ class SampledSoftmax:
                 own = np.where(same_query, W, np.float32(0))
                 found = found + dropped * key_form(draw, draw.outer, white, own)
             if turning:
-                forms = [p * key_form(draw, draw.turned(angle), V, expected).real for p, angle in turning]
-                found = np.where(same_key, found, np.sum(forms, axis=0))
+                few = draw.first()
+                forms = [p * key_form(few, few.turned(angle), V, expected).real for p, angle in turning]
+                found = np.where(same_key, found, np.sum(forms, axis=0).mean(axis=0))
             return found
 
         flat = self._flat()

@@ -12,7 +12,7 @@ from meanfield.moments.backward import backward
 from meanfield.moments.forward import forward
 from meanfield.moments.identity import identity_share
 from meanfield.moments.inputs import Input, input_kernel, record_embeddings, same_row
-from meanfield.moments.loss import Loss, loss_gradient, record_mean_square
+from meanfield.moments.loss import Loss, loss_gradient
 from meanfield.moments.record import Record
 from meanfield.moments.state import Gram, Kernel, Layout, Step
 from meanfield.moments.tied import tied_gradient
@@ -132,8 +132,6 @@ def propagate(
     record = Record(layer=arch.depth + 1)
     gradient = _loss_gradient(arch, done, layout, loss or Loss(), given, record)
     run_backward(arch, done, gradient, layout, given, record)
-    if loss is not None and loss.name == "mse":
-        record_mean_square(arch, done.after, layout, record)
     return record
 
 
@@ -170,8 +168,6 @@ def propagate_encoder_decoder(
     record = Record(layer=arch.decoder.depth + 1, prefix="decoder.")
     gradient = _loss_gradient(arch.decoder, decoded, target, loss, given[1], record)
     run_backward(arch.decoder, decoded, gradient, target, given[1], record)
-    if loss.name == "mse":
-        record_mean_square(arch.decoder, decoded.after, target, record)
     memory = np.asarray(record.memory_gradient)
     if memory.ndim == 0:
         raise InputError(f"{arch.decoder.name} has no cross-attention: predict the two stacks by themselves")

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from meanfield.gaussian.vocabulary import class_overlap
-from meanfield.moments.loss import Loss, check_uncapped, real_pairs, target_overlap
+from meanfield.moments.loss import Loss, check_uncapped, target_overlap
 from meanfield.moments.record import Record
 from meanfield.moments.state import Kernel, Layout
+from meanfield.moments.top import pend_pull, real_pairs
 from meanfield.ops import Transformer
 
 # Gauss-Hermite nodes for a logistic function of a Gaussian variable: smooth, 1e-8 at variances up to 4.
@@ -49,8 +50,8 @@ def tied_gradient(
 
     Assumes:
         Width to infinity; a large vocabulary, relative error O(exp(var)/V) in N_i; labels independent of
-        everything else. That g_i and y_i share e_i is left out, but for the embedding's two parts: the final
-        norm's gain has a further coherent part of relative size (p_i u)^2 T / (d var).
+        everything else. That g_i and y_i share e_i counts for the embedding's two parts and for the gain of
+        the last norm, and is left out below.
 
     Source:
         press2017 (tied heads); theory from Gaussian logits given the kernel.
@@ -81,6 +82,8 @@ def tied_gradient(
     to, _ = layout.pair(share)
     aligned = logits * (1 - first) + first * layout.pair(mean)[1]
     of_both = 2 * s / total**2 * layout.inner(pairs * rows, to * aligned * second)
+    pull = own * (1 - p) * (1 - layout.own(others) * (1 - p)) + _pull(mean - rest, spread, rest)
+    pend_pull(arch, pull, layout, record)
     record.table("embedding", of_head + of_both, shared=True)
     return float(head.sigma_w_sq) * overlaps
 
@@ -89,6 +92,13 @@ def _logistic(mean: Any, variance: Any) -> Any:
     """E[1 / (1 + e^-x)] for Gaussian x."""
     x = np.asarray(mean)[..., None] + np.sqrt(np.asarray(variance))[..., None] * _NODES
     return (_WEIGHTS / _WEIGHTS.sum() / (1 + np.exp(-x))).sum(axis=-1)
+
+
+def _pull(mean: Any, variance: Any, rest: Any) -> Any:
+    """E[u / (1 + e^-x)] for Gaussian x = u - rest."""
+    x = np.asarray(mean)[..., None] + np.sqrt(np.asarray(variance))[..., None] * _NODES
+    u = x + np.asarray(rest)[..., None]
+    return (_WEIGHTS / _WEIGHTS.sum() * u / (1 + np.exp(-x))).sum(axis=-1)
 
 
 def _product(a: Any, b: Any, v_a: Any, v_b: Any, cov: Kernel) -> Kernel:

@@ -63,6 +63,12 @@ class RelativeBias:
     def __post_init__(self) -> None:
         positive_integer("buckets", self.buckets)
         positive_integer("max_distance", self.max_distance)
+        fewest = 4 if self.bidirectional else 2
+        if self.buckets < fewest or self.max_distance <= self.buckets // (4 if self.bidirectional else 2):
+            raise InputError(
+                f"buckets={self.buckets}, max_distance={self.max_distance}: give at least {fewest} buckets, "
+                "and a distance beyond those with a bucket of their own"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +160,20 @@ class Attention(Op):
                 "cross-attention has no mask and no positions between source and target: leave out causal, "
                 "window, rotary and relative_bias"
             )
+        self._check_norms()
+
+    def _check_norms(self) -> None:
+        if self.kind == "uniform" and (self.query_norm or self.key_norm or self.rotary):
+            raise InputError("attention='uniform' has no query and key to norm or to turn: use 'softmax'")
+        parts = (("query_norm", self.query), ("key_norm", self.key), ("value_norm", self.value))
+        for which, linear in parts:
+            norm = getattr(self, which)
+            heads = self.heads if which == "query_norm" else self.kv_heads
+            if norm is not None and linear is not None and norm.width * heads != linear.d_out != norm.width:
+                raise InputError(
+                    f"{which} has width {norm.width}: give the head size {linear.d_out // heads}, or "
+                    f"{linear.d_out} for all heads together"
+                )
 
     @property
     def head_size(self) -> int:

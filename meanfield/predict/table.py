@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -225,6 +225,7 @@ def predict(
     ids: npt.ArrayLike | None = None,
     padding: npt.ArrayLike | None = None,
     samples: int = 0,
+    progress: Callable[[int], None] | None = None,
 ) -> Prediction:
     """Predict E||dL/dtheta||_F^2 of every parameter tensor at initialisation.
 
@@ -248,6 +249,7 @@ def predict(
         ids: Token ids of shape (batch, tokens) where there is an embedding; uniform random ones if None.
         padding: Booleans of shape (batch, tokens), True where a token is real; all if None.
         samples: Initialisations to draw for the means and error bars at the real width; 0 for the limit.
+        progress: Called with the number of initialisations drawn since the last call.
 
     Returns:
         The table, with ``.df`` for parameters and ``.activations`` for the points of every block.
@@ -307,7 +309,29 @@ def predict(
             raise InputError("source_tokens is for an encoder-decoder: leave it out")
         layout, given = _layout(arch, tokens, batch, mask, given)
         record = propagate(arch, layout, loss=objective, given=given)
-    drawn = _sample(arch, tokens, batch, source_tokens, objective, given, mask, samples)
+    if samples == 0:
+        return Prediction(configuration(arch, tokens, batch, loss), record, layout)
+    if positive_integer("samples", samples) < 2:
+        raise InputError("samples=1 has no spread: give 0 for the limit, or at least 2")
+    if source_tokens not in (None, tokens):
+        raise InputError(f"samples need source_tokens={tokens}, as many as in the target: leave it out")
+    from meanfield import weight_free  # needs an array library of its own: not at import
+
+    drawn = weight_free.sample(
+        arch,
+        tokens=tokens,
+        batch=batch,
+        seeds=range(samples),
+        loss=loss,
+        label_smoothing=label_smoothing,
+        q=q,
+        cov=cov,
+        gram=gram,
+        ids=ids,
+        padding=padding,
+        dtype="float32" if _moderate(record) else "float64",
+        progress=progress,
+    )
     return Prediction(configuration(arch, tokens, batch, loss), record, layout, drawn)
 
 
@@ -326,35 +350,11 @@ def _layout(
     return Exchangeable(tokens, batch), Input(float(values[0]), float(values[1]))
 
 
-def _sample(
-    arch: Transformer | EncoderDecoder,
-    tokens: int,
-    batch: int,
-    source_tokens: int | None,
-    loss: Loss,
-    given: Input,
-    padding: npt.NDArray[np.bool_] | None,
-    samples: int,
-) -> Mapping[ParameterKey, npt.NDArray[np.floating[Any]]]:
-    """Draw square gradient norms at the real width, from seeds 0, 1, ..."""
-    if samples == 0:
-        return {}
-    if source_tokens not in (None, tokens):
-        raise InputError(f"samples need source_tokens={tokens}, as many as in the target: leave it out")
-    if positive_integer("samples", samples) < 2:
-        raise InputError("samples=1 has no spread: give 0 for the limit, or at least 2")
-    from meanfield import weight_free  # needs an array library of its own: not at import
+def _moderate(record: Record) -> bool:
+    """Whether all gradients are well inside the range of single precision, squares and sums included."""
+    sizes = [abs(size) for size in record.log10_grad_sq.values() if size > -np.inf]
+    return max(sizes, default=0.0) < _SINGLE
 
-    return weight_free.sample(
-        arch,
-        tokens=tokens,
-        batch=batch,
-        seeds=range(samples),
-        loss=loss.name,
-        label_smoothing=loss.label_smoothing,
-        q=given.q,
-        cov=given.cov,
-        gram=given.gram,
-        ids=given.ids,
-        padding=padding,
-    )
+
+_SINGLE = 15.0
+"""Decades from 1 within which squares of square gradients stay far from the ends of float32."""

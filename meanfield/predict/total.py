@@ -11,7 +11,7 @@ from meanfield.errors import InputError, positive_integer
 from meanfield.moments.backward import backward
 from meanfield.moments.forward import forward
 from meanfield.moments.inputs import Input, input_kernel, record_embeddings
-from meanfield.moments.loss import Loss, loss_gradient, record_mean_square
+from meanfield.moments.loss import Loss, loss_gradient
 from meanfield.moments.record import Record
 from meanfield.moments.state import Exchangeable, Kernel
 from meanfield.ops import EncoderDecoder, Op, ParameterKey, Transformer
@@ -29,7 +29,7 @@ class _Total(Record):
         """Add to the sum."""
         self.total += grad_sq
 
-    def add(self, key: ParameterKey, grad_sq: float) -> None:
+    def pend(self, key: ParameterKey, grad_sq: float) -> None:
         """Add to the sum."""
         self.total += grad_sq
 
@@ -75,7 +75,7 @@ def total_grad_sq(
     Example:
         >>> from meanfield import paper_post_ln, predict
         >>> arch = paper_post_ln(width=300, depth=3)
-        >>> round(total_grad_sq(arch, tokens=4) / predict(arch, tokens=4).df.grad_sq.sum(), 12)
+        >>> float(round(total_grad_sq(arch, tokens=4) / predict(arch, tokens=4).df.grad_sq.sum(), 12))
         1.0
     """
     arch_checked = check_architecture(arch)
@@ -94,8 +94,6 @@ def total_grad_sq(
     if arch.head is not None and arch.head.tied and loss == "cross_entropy":
         raise InputError("a tied head's part is not linear in the gradient: sum the table of mf.predict")
     gradient = loss_gradient(arch, kernel, layout, Loss(loss, label_smoothing), record)
-    if loss == "mse":
-        record_mean_square(arch, kernel, layout, record)
     return float(np.vdot(slopes, gradient)) + record.total
 
 

@@ -143,3 +143,44 @@ def cross_entropy(arch: Transformer, trace: Trace, label_smoothing: Number = 0) 
     targets = (1 - exact(label_smoothing)) ** 2 * (1 - uniform)
     square = logits.tokens**2
     return GradMoments((own - uniform + targets) / square, (pair - uniform) / square)
+
+
+def pull(arch: Transformer, trace: Trace) -> sp.Expr:
+    """What cross entropy adds to the gain of the norm right below an untied head, beside `cross_entropy`.
+
+        every token's gradient g leans on its own hidden state x: d E[g_a x_a] n = E sum_k (p_k - t_k) z_k,
+        by Stein's lemma E sum_k p_k z_k = v (1 - E sum_k p_k^2), v = Var z_k without bias; squared, over d
+
+    Args:
+        arch: An architecture with a head and a norm right below it.
+        trace: Its forward pass.
+
+    Returns:
+        The expression, to be added to grad_sq of the gain.
+
+    Raises:
+        MissingRuleError: If there is no untied head.
+
+    Source:
+        stein1981; derived here.
+
+    Example:
+        Without variance of the logits nothing leans.
+
+        >>> from meanfield.presets import paper_post_ln
+        >>> from dataclasses import replace
+        >>> from meanfield.ops import Draw, Head, Linear
+        >>> from meanfield.symbolic.forward import forward
+        >>> from meanfield.symbolic.state import Moments
+        >>> arch = replace(paper_post_ln(width=4, depth=1), head=Head("head", Linear(4, 2, Draw(0))))
+        >>> one = sp.Integer(1)
+        >>> pull(arch, forward(arch, Moments(one, one, one)))
+        0
+    """
+    if arch.head is None or arch.head.tied:
+        raise MissingRuleError("cross entropy without an untied head", "symbolic.loss", _REMEDY)
+    linear = arch.head.linear
+    bias = exact(linear.bias.variance) if linear.bias is not None else sp.Integer(0)
+    scale = exact(arch.head.scale) ** 2
+    variance = trace.after.q - scale * bias
+    return (variance * (1 - class_overlap(linear.d_out, trace.after.q, trace.after.q))) ** 2 / linear.d_in

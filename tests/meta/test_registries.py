@@ -14,6 +14,8 @@ import meanfield.moments.backward
 import meanfield.moments.forward
 import meanfield.symbolic.backward
 import meanfield.symbolic.forward
+import meanfield.weight_free.backward
+import meanfield.weight_free.forward
 from empirical.build import build_op
 from meanfield import ops
 from meanfield.errors import MissingRuleError
@@ -24,6 +26,8 @@ from meanfield.moments.state import Exchangeable
 from meanfield.ops import Op
 from meanfield.symbolic.backward import backward as symbolic_backward
 from meanfield.symbolic.forward import forward as symbolic_forward
+from meanfield.weight_free.backward import backward as sampled_backward
+from meanfield.weight_free.forward import forward as sampled_forward
 
 ALL_OPS = [
     value
@@ -40,6 +44,8 @@ READINGS: dict[str, tuple[Any, ModuleType, set[type]]] = {
     "moments.backward": (backward, meanfield.moments.backward, OF_A_STACK),
     "symbolic.forward": (symbolic_forward, meanfield.symbolic.forward, set()),
     "symbolic.backward": (symbolic_backward, meanfield.symbolic.backward, set()),
+    "weight_free.forward": (sampled_forward, meanfield.weight_free.forward, set()),
+    "weight_free.backward": (sampled_backward, meanfield.weight_free.backward, set()),
     "empirical.build": (build_op, BUILD, set()),
 }
 
@@ -81,6 +87,8 @@ def test_an_unknown_op_is_refused_by_name(reading: str) -> None:
         "moments.backward": (None, None, Exchangeable(1, 1), Record()),
         "symbolic.forward": (None,),
         "symbolic.backward": (None, None),
+        "weight_free.forward": (None, None),
+        "weight_free.backward": (None, None, None),
         "empirical.build": (),
     }[reading]
     with pytest.raises(MissingRuleError, match=f"{reading} has no rule for Unknown"):
