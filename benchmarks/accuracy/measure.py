@@ -8,6 +8,7 @@ go to ``results/accuracy``; a run that was interrupted goes on from there.
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def measure(name: str, width: int, seeds: int, raw: Path, out: Path = MEASURED) 
     rows: list[np.ndarray] = []
     if (raw / file).exists():
         before, keys, arrays = load(raw / file)
-        if before != setting:
+        if before != json.loads(json.dumps(setting)):  # keys of a configuration become text on disk
             raise InputError(f"{raw / file} was measured in another setting: remove it to measure anew")
         rows = list(arrays["values"])
     console = Console(stderr=True)
