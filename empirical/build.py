@@ -12,8 +12,8 @@ from empirical.device import torch_device, torch_dtype
 from empirical.draws import draw, seed_number
 from empirical.names import Model, check_names, dropouts, named_parameters, open_streams, points
 from meanfield import ops
+from meanfield.checks import check_architecture
 from meanfield.errors import InputError, MissingRuleError
-from meanfield.predict import check_architecture
 
 Architecture: TypeAlias = ops.Transformer | ops.EncoderDecoder
 

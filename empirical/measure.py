@@ -16,8 +16,8 @@ from empirical.losses import READ_THE_HEAD
 from empirical.probe import GRADIENTS, MOMENTS, Probe, Values, one_thread, recorded
 from empirical.setting import KEYS, Setting, conditions, seed_list
 from meanfield import ops
+from meanfield.checks import check_architecture
 from meanfield.errors import InputError
-from meanfield.predict import check_architecture
 
 
 @dataclass(frozen=True)

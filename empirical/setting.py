@@ -16,8 +16,8 @@ from empirical.device import torch_device, torch_dtype
 from empirical.draws import seed_number
 from empirical.losses import LOSSES
 from meanfield import ops
+from meanfield.checks import check_gram, check_ids, check_padding
 from meanfield.errors import InputError, UnknownNameError, positive_integer
-from meanfield.predict.checks import check_gram, check_ids, check_padding
 
 SETTING_KEYS = [
     "arch", "placement", "init", "activation", "width", "depth", "heads", "d_ff", "tokens", "batch", "loss",

@@ -31,8 +31,8 @@ import meanfield
 from empirical.build import Architecture
 from empirical.measure import measure
 from empirical.setting import Setting, seed_list
+from meanfield.checks import check_architecture
 from meanfield.errors import InputError
-from meanfield.predict import check_architecture
 
 BLOCK = 25
 FORMAT = 1  # of tables and of draws: files of another format are not looked for

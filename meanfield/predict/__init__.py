@@ -1,6 +1,5 @@
 """Predictions: the theory table of an architecture, from Python and from the command line."""
 
-from meanfield.predict.checks import check_architecture as check_architecture
 from meanfield.predict.table import KEYS as KEYS
 from meanfield.predict.table import Prediction as Prediction
 from meanfield.predict.table import configuration as configuration

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from meanfield.errors import InputError, positive_integer
-from meanfield.moments.inputs import Input
-from meanfield.moments.loss import Loss
-from meanfield.moments.stack import propagate, propagate_encoder_decoder
-from meanfield.moments.state import Exchangeable, Gram, Kernel, Layout
-from meanfield.ops import Attention, EncoderDecoder, ParameterKey, Transformer, walk
-from meanfield.predict.checks import (
+from meanfield.checks import (
     check_architecture,
     check_gram,
     check_ids,
     check_moments,
     check_padding,
 )
+from meanfield.errors import InputError, positive_integer
+from meanfield.moments.inputs import Input
+from meanfield.moments.loss import Loss
+from meanfield.moments.stack import propagate, propagate_encoder_decoder
+from meanfield.moments.state import Exchangeable, Gram, Kernel, Layout
+from meanfield.ops import Attention, EncoderDecoder, ParameterKey, Transformer, walk
 
 if TYPE_CHECKING:
     import pandas as pd

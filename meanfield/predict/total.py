@@ -7,6 +7,7 @@ from itertools import chain
 
 import numpy as np
 
+from meanfield.checks import check_architecture, check_moments
 from meanfield.errors import InputError, positive_integer
 from meanfield.moments.backward import backward
 from meanfield.moments.forward import forward
@@ -15,7 +16,6 @@ from meanfield.moments.loss import Loss, loss_gradient
 from meanfield.moments.record import Record
 from meanfield.moments.state import Exchangeable, Kernel
 from meanfield.ops import EncoderDecoder, Op, ParameterKey, Transformer
-from meanfield.predict.checks import check_architecture, check_moments
 from meanfield.predict.table import needs_order
 
 

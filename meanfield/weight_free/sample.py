@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from meanfield import ops
-from meanfield.errors import InputError, positive_integer
-from meanfield.moments.loss import Loss
-from meanfield.predict.checks import (
+from meanfield.checks import (
     check_architecture,
     check_gram,
     check_ids,
     check_moments,
     check_padding,
 )
+from meanfield.errors import InputError, positive_integer
+from meanfield.moments.loss import Loss
 from meanfield.weight_free.backend import Backend, generator
 from meanfield.weight_free.run import Run
 from meanfield.weight_free.stack import Data, squares

@@ -152,12 +152,6 @@ def _back_unknown() -> object:
 @pytest.mark.parametrize(
     ("kind", "match"),
     [
-        (
-            lambda: mf.predict(
-                mf.pre_ln(width=8, depth=1, vocab=10, tied=True), tokens=4, loss="cross_entropy"
-            ),
-            "a tied head",
-        ),
         (lambda: forward(Op(), UNIT, LAYOUT), "moments.forward has no rule for Op"),
         (_back_unknown, "moments.backward has no rule for Op"),
         (lambda: forward(Linear(8, 8, Draw(1, mean=1)), UNIT, LAYOUT), "mean 1"),

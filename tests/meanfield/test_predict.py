@@ -9,8 +9,8 @@ import pytest
 
 import empirical
 import meanfield as mf
+from meanfield.checks import check_architecture
 from meanfield.errors import InputError, UnknownNameError
-from meanfield.predict import check_architecture
 
 
 class Long:
