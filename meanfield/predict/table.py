@@ -171,6 +171,9 @@ def _means(kernel: Kernel, batch: int) -> Kernel:
 def _width_columns(samples: Kernel, limit: Kernel) -> dict[str, Kernel]:
     """Mean, its error, spread and log-normal band from samples of shape (parameters, seeds)."""
     seeds = samples.shape[1]
+    # What is exactly 0, as a key's bias, comes out of a sample as rounding.
+    rounding = (limit == 0) & (samples.mean(axis=1) < 1e-12 * samples.mean(axis=1).max())
+    samples = np.where(rounding[:, None], 0.0, samples)
     mean, sd = samples.mean(axis=1), samples.std(axis=1, ddof=1)
     # A positive product of many factors is near log-normal; both moments are matched.
     spread = np.sqrt(np.log1p(np.divide(sd, mean, out=np.zeros_like(sd), where=mean > 0) ** 2))
