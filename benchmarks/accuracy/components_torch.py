@@ -5,6 +5,7 @@ Tokens, weights and gradients of the output are Gaussian, and new for each draw.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -73,7 +74,7 @@ def _moments(x: Tensor) -> tuple[float, float]:
 def measured(component: str, s: Setting) -> dict[str, Any]:
     """Return what torch finds, on the mean over draws, with standard errors."""
     draws = []
-    for _ in range(DRAWS):
+    for _ in range(DRAWS[component]):
         x = _vectors(s["tokens"], WIDTH, s["q"], s["rho"]).requires_grad_()
         y = RUN[component](x, s)
         gradient = _vectors(s["tokens"], y.shape[1], 1 / y.shape[1], s["rho_grad"])
@@ -85,16 +86,16 @@ def measured(component: str, s: Setting) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure every component into ``measured/components.csv``."""
+    """Measure the components named on the command line, or all, into ``measured/components.csv``."""
     torch.set_num_threads(1)
-    torch.manual_seed(2020)
     console = Console(stderr=True)
-    rows = [
-        measured(component, s)
-        for component in COMPONENTS
-        for s in track(settings(component), component, console=console)
-    ]
-    pd.DataFrame(rows).to_csv(MEASURED, index=False)
+    kept = pd.read_csv(MEASURED)
+    for component in sys.argv[1:] or COMPONENTS:
+        torch.manual_seed(2020)
+        rows = [measured(component, s) for s in track(settings(component), component, console=console)]
+        others = kept[kept.component != component]
+        kept = pd.concat([others, pd.DataFrame(rows)], ignore_index=True)
+        kept.to_csv(MEASURED, index=False)
 
 
 if __name__ == "__main__":
