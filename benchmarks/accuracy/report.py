@@ -187,8 +187,9 @@ pilot of the spread, before any comparison.
 ALONE = f"""Error in % (percentiles 50 / 90 / 99 over {SETTINGS} random settings) of the second moments
 after one component, and of those of the gradients before it, in the limit of infinite width;
 covariances relative to the variance. Gaussian tokens of width {WIDTH}, 8 to 64 of them, correlation 0 to
-0.9 forward and backward. Measured on {DRAWS["attention"]} draws ({DRAWS["linear"]} of linear), whose standard error is part of every number: its median
-for the gradient variance is given, and the median error in such units, which is 0.67 if the theory is exact.
+0.9 forward and backward. Measured on {DRAWS["attention"]} draws ({DRAWS["linear"]} of the linear map), whose
+standard error is part of every number: its median for the gradient variance is given, and the median error in
+such units, which is 0.67 if the theory is exact.
 The last column is what arXiv 2403.09635 states for its formulas, at settings of its own (activation: ReLU;
 attention: without the way through the scores)."""
 
