@@ -8,7 +8,6 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, ndtr
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -28,8 +27,20 @@ class Activation(NamedTuple):
     derivative: Callable[[Array], Array]
 
 
+def _expit(x: Array) -> Array:
+    from scipy.special import expit  # a tenth of a second: not at import
+
+    return np.asarray(expit(x))
+
+
+def _ndtr(x: Array) -> Array:
+    from scipy.special import ndtr  # as above
+
+    return np.asarray(ndtr(x))
+
+
 def _gelu_grad(x: Array) -> Array:
-    return np.asarray(ndtr(x) + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi))
+    return np.asarray(_ndtr(x) + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi))
 
 
 def _gelu_tanh(x: Array) -> Array:
@@ -45,20 +56,20 @@ def _gated(steepness: float) -> Activation:
     """Give x s(b x) with the logistic function s: silu for b = 1, quick_gelu for b = 1.702."""
 
     def derivative(x: Array) -> Array:
-        gate = expit(steepness * x)
+        gate = _expit(steepness * x)
         return np.asarray(gate * (1 + steepness * x * (1 - gate)))
 
-    return Activation(lambda x: x * expit(steepness * x), derivative)
+    return Activation(lambda x: x * _expit(steepness * x), derivative)
 
 
 ACTIVATION: dict[str, Activation] = {
-    "gelu": Activation(lambda x: x * ndtr(x), _gelu_grad),
+    "gelu": Activation(lambda x: x * _ndtr(x), _gelu_grad),
     "gelu_tanh": Activation(_gelu_tanh, _gelu_tanh_grad),
     "identity": Activation(lambda x: x, np.ones_like),
     "quick_gelu": _gated(_QUICK),
     "relu": Activation(lambda x: np.maximum(x, 0.0), lambda x: (x > 0).astype(np.float64)),
     "relu_squared": Activation(lambda x: np.maximum(x, 0.0) ** 2, lambda x: 2 * np.maximum(x, 0.0)),
-    "sigmoid": Activation(expit, lambda x: expit(x) * expit(-x)),
+    "sigmoid": Activation(_expit, lambda x: _expit(x) * _expit(-x)),
     "silu": _gated(1.0),
     "tanh": Activation(np.tanh, lambda x: 1 - np.tanh(x) ** 2),
 }

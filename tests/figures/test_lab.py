@@ -14,7 +14,6 @@ import pytest
 from empirical.store import FORMAT
 from figures.lab import Cell, Lab, theory, work
 from meanfield import paper_encoder_decoder, paper_pre_ln
-from meanfield.errors import MissingRuleError
 
 CELL = Cell(paper_pre_ln(width=8, depth=2), tokens=2, seeds=3)
 
@@ -61,10 +60,10 @@ def test_equal_cells_are_measured_once_even_with_force(
     assert sum(done) == work([CELL, same])
 
 
-def test_theory_is_silent_about_the_encoder_decoder() -> None:
+def test_theory_covers_one_stack_and_two() -> None:
     assert set(theory(CELL).df["depth"]) == {2}
-    with pytest.raises(MissingRuleError, match="one stack"):
-        theory(Cell(paper_encoder_decoder(width=8, depth=1, heads=2, d_ff=8, vocab=5), tokens=2, seeds=2))
+    two = Cell(paper_encoder_decoder(width=8, depth=1, heads=2, d_ff=8, vocab=5), tokens=2, seeds=2)
+    assert {module.partition(".")[0] for module in theory(two).df["module"]} == {"encoder", "decoder"}
 
 
 def test_a_damaged_table_is_made_again(tmp_path: Path) -> None:

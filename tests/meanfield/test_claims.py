@@ -37,11 +37,6 @@ TRAINING = ("warmup.post", "warmup.pre", "small_lr")
 SMALL = Setting(width=64, depth=4, tokens=3)
 
 
-@pytest.fixture(scope="module")
-def derivations() -> dict[str, Derivation]:
-    return {name: derive(name, Setting()) for name in VERDICTS}
-
-
 def test_the_ledger_has_every_claim() -> None:
     assert set(LEDGER) == {*VERDICTS, *TRAINING}
     assert {name for name, claim in LEDGER.items() if claim.kind == "training"} == set(TRAINING)
