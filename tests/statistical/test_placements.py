@@ -19,7 +19,7 @@ from tests.statistical import laws
 
 pytestmark = pytest.mark.statistical
 
-WIDTH, TOKENS, BATCH, SEEDS = 128, 4, 32, 32
+WIDTH, TOKENS, BATCH, SEEDS = 128, 4, 32, 64
 OPTIONS: dict[str, dict[str, Any]] = {
     "mix_ln": {"depth": 4},  # one layer of four is Post-LN
     "rezero": {"value": 0.5},  # at 0 no weight has a gradient
@@ -102,9 +102,11 @@ def _missed(table: pd.DataFrame, factor: float) -> np.ndarray:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_of_every_placement(name: str) -> None:
-    """4.9 standard errors plus the allowance; a theory 10 % off misses every weight of the last layer.
+    """4.9 standard errors plus the allowance; a theory 15 % off misses every weight of the last layer.
 
-    Where norms act on fresh vectors more is granted, and 15 % too little or 20 % too much is what is seen.
+    What is seen for sure is 4.9 standard errors of about 1.1 % and twice the allowance of 2.3 %, one of them
+    used up by the real bias: 10 %, or 12 % where the error is a share of the wrong theory. Where norms act on
+    fresh vectors more is granted, and 15 % too little or 20 % too much is what is seen.
     """
     table = _compared(name)
     missed = _missed(table, 1.0)
@@ -112,7 +114,7 @@ def test_every_parameter_of_every_placement(name: str) -> None:
     inside = table.module.isin(["attention.v", "attention.o", "ffn.up", "ffn.down"])
     inside &= (table.parameter == "weight") & (table.layer == table.depth)
     fresh = (table.granted[inside] > laws.allowance(WIDTH, 1)).all()
-    for wrong in (0.85, 1.2) if fresh else (0.9, 1.1):
+    for wrong in (0.85, 1.2) if fresh else (0.87, 1.15):
         assert _missed(table, wrong)[inside].all()
 
 
