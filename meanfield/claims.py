@@ -132,7 +132,7 @@ _CLAIMS = (
         "Post-LN, before the second norm of every layer: $E\\|x_5\\|^2 = \\frac{3}{2} d$.",
         (*PAPER, EPS0),
         "xiong2020, App. C, Lemma 2",
-        "lemmas",
+        "lemma2",
     ),
     Claim(
         "lemma2.pre",
@@ -140,7 +140,7 @@ _CLAIMS = (
         "Pre-LN: $(1 + \\frac{l}{2}) d \\le E\\|x_l\\|^2 \\le (1 + \\frac{3l}{2}) d$.",
         (*PAPER, EPS0, "$E\\|x_0\\|^2 = d$"),
         "xiong2020, App. C, Lemma 2",
-        "lemmas",
+        "lemma2",
     ),
     Claim(
         "lemma3",
@@ -149,7 +149,7 @@ _CLAIMS = (
         "with $y = x (I - \\frac{1}{d} 1^T 1)$; hence $\\|J_{LN}(x)\\|_2 = O(\\sqrt{d} / \\|x\\|)$.",
         (EPS0, "norm gain 1, shift 0", "$y \\ne 0$"),
         "xiong2020, App. D, Lemma 3",
-        "lemmas",
+        "lemma3",
     ),
     Claim(
         "lemma4",
@@ -231,7 +231,7 @@ _CLAIMS = (
         "$O((2/3)^{(L - l)/2})$, so gradients shrink away from the output.",
         (*PAPER, EPS0, LIMIT, EXCHANGEABLE, LINEAR),
         "xiong2020, App. F",
-        "extension",
+        "extension_post",
     ),
     Claim(
         "extension.pre",
@@ -240,7 +240,7 @@ _CLAIMS = (
         "does not depend on $l$ when $l$ is large.",
         (*PAPER, EPS0, LIMIT, EXCHANGEABLE, LINEAR),
         "xiong2020, App. F",
-        "extension",
+        "extension_pre",
     ),
     Claim(
         "fig3a/b",

@@ -186,3 +186,11 @@ def test_hidden_states_that_overflow_are_named() -> None:
     bare = Sequential((Residual("residual1", ffn), *arch.layers[0].block.ops))
     with pytest.raises(InputError, match="hidden states overflow at residual1"):
         mf.predict(replace(arch, layers=(Repeat(bare, 3),)), tokens=2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_words_that_repeat_stay_within_a_correlation_of_one(seed: int) -> None:
+    arch = mf.post_ln(width=32, depth=2, heads=2, vocab=4, init="lecun_normal")
+    ids = np.random.default_rng(seed).integers(4, size=(1, 16))
+    table = mf.predict(arch, tokens=16, ids=ids)
+    assert np.isfinite(table.df.grad_sq).all()
