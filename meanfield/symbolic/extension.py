@@ -1,4 +1,4 @@
-"""Gradients of deeper layers: what the paper's extension says, and what the recurrences give."""
+"""Gradients of deeper layers by recurrence: what the derivations for Post-LN and Pre-LN share."""
 
 from __future__ import annotations
 
@@ -41,7 +41,22 @@ def down_by_layer(placement: str, depth: int) -> list[sp.Expr]:
 
 
 def grad_by_layer(placement: str, depth: int) -> list[sp.Expr]:
-    """A after layers 0 ... L, last layer first, for one token and a unit gradient at the output."""
+    """Mean square gradient A after every layer, for one token and a unit gradient at the output.
+
+    Args:
+        placement: ``"post"`` or ``"pre"``.
+        depth: Number of layers.
+
+    Returns:
+        A after layers L, L - 1, ..., 0.
+
+    Source:
+        xiong2020, App. F (the quantity).
+
+    Example:
+        >>> grad_by_layer("pre", 2)
+        [1/4, 2/5, 1]
+    """
     one, zero = sp.Integer(1), sp.Integer(0)
     trace = forward(PRESETS[placement](width=1, depth=depth), Moments(one, one, one))
     stack, *ends = trace.inner
@@ -56,13 +71,38 @@ def grad_by_layer(placement: str, depth: int) -> list[sp.Expr]:
 
 
 def kappa(degree: int, rho: sp.Expr) -> sp.Expr:
-    """Arc-cosine kernel of degree 0 or 1, normalised to 1 at rho = 1."""
+    """Arc-cosine kernel of degree 0 or 1, normalised to 1 at rho = 1.
+
+    Args:
+        degree: 0 or 1.
+        rho: The correlation.
+
+    Returns:
+        The kernel.
+
+    Source:
+        cho2009, Eq. (6).
+
+    Example:
+        >>> kappa(0, sp.Integer(0)), kappa(1, sp.Integer(0))
+        (1/2, 1/pi)
+    """
     angle = sp.pi - sp.acos(rho)
     return (angle if degree == 0 else sp.sqrt(1 - rho**2) + rho * angle) / sp.pi
 
 
 def map_steps(placement: str) -> tuple[Step, ...]:
-    """The maps of one layer, (q, cov) forward and (A, B) backward, against formulas written out by hand."""
+    """Check the maps of one layer, (q, cov) forward and (A, B) backward, against formulas written by hand.
+
+    Args:
+        placement: ``"post"`` or ``"pre"``.
+
+    Returns:
+        The steps.
+
+    Source:
+        xiong2020, App. F (the quantities); derived here.
+    """
     q, m = sp.Integer(1) if placement == "post" else Q, MIXING
     one = layer_map(placement, q, RHO, N)
     inner = (q * RHO + m) / (q + m)  # correlation at the feed-forward op
@@ -125,7 +165,17 @@ def map_steps(placement: str) -> tuple[Step, ...]:
 
 
 def collapsed(placement: str) -> tuple[sp.Expr, sp.Expr, sp.Expr]:
-    """Modes S and A - B before a layer of equal tokens (rho = 1), and grad_sq of its W2 for width 1."""
+    """Pull a gradient through a layer whose tokens are equal, rho = 1, of width 1.
+
+    Args:
+        placement: ``"post"`` or ``"pre"``.
+
+    Returns:
+        The modes A + (n - 1) B and A - B before the layer, and grad_sq of its W2.
+
+    Source:
+        xiong2020, App. F (the quantities); derived here.
+    """
     back = layer_map(placement, sp.Integer(1) if placement == "post" else Q, sp.Integer(1), N).back
     a, b = back.grad.q_grad, back.grad.cov_grad
     return a + (N - 1) * b, a - b, back.grad_sq[DOWN]

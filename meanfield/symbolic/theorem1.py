@@ -12,6 +12,15 @@ from meanfield.symbolic.checks import proved
 from meanfield.symbolic.concentration import DELTA, EPS
 from meanfield.symbolic.moments_of_norm import post_ln_norm_variance, pre_ln_norm_variance
 from meanfield.symbolic.recurrence import DOWN, MIXING, RHO, A, B, D, N, Q, layer_map, profile
+from meanfield.symbolic.theorem1_steps import (
+    ALPHA,
+    assembly,
+    centring,
+    chain_rule,
+    normalisations,
+    repair,
+    tail,
+)
 
 
 def bound(width: int, second_moment: float) -> float:

@@ -15,6 +15,14 @@ ALPHA = Fraction(1, 10)
 
 
 def chain_rule() -> tuple[Step, ...]:
+    """Take the gradient of W2 apart, and bound it by the gradient before it and the largest hidden entry.
+
+    Returns:
+        The steps.
+
+    Source:
+        xiong2020, App. E.
+    """
     h, g = sp.Matrix([sp.symbols("h1:4", real=True)]), sp.Matrix([sp.symbols("g1:3", real=True)])
     gradient = h.T * g
     frobenius = sum(entry**2 for entry in gradient)
@@ -47,6 +55,14 @@ def chain_rule() -> tuple[Step, ...]:
 
 
 def tail() -> tuple[Step, ...]:
+    """Bound the largest hidden entry, of one token and of all.
+
+    Returns:
+        The steps.
+
+    Source:
+        xiong2020, App. E.
+    """
     z, lam = sp.symbols("z lambda", real=True)
     d, n, t = sp.symbols("d n t", positive=True)
     moment = sp.integrate(sp.exp(lam * z - z**2 / 2) / sp.sqrt(2 * sp.pi), (z, -sp.oo, sp.oo))
@@ -69,7 +85,14 @@ def tail() -> tuple[Step, ...]:
 
 
 def repair() -> tuple[Step, ...]:
-    """Step 3: what is wrong with it, and the inequality that replaces it."""
+    """Say what is wrong with step 3, and prove the inequality that replaces it.
+
+    Returns:
+        The steps.
+
+    Source:
+        xiong2020, App. E, step 3; the repair is derived here.
+    """
     a = ALPHA
     conditional, repaired, cauchy = [], [], []
     for p in (Fraction(1, 8), Fraction(1, 20), Fraction(1, 100)):
@@ -146,7 +169,18 @@ def _mean_over(expression: sp.Expr, variances: dict[sp.Symbol, sp.Expr]) -> sp.E
 
 
 def centring(second_moment: sp.Expr, placement: str) -> tuple[Step, ...]:
-    """What the centred y of Lemma 3 costs where the paper writes x."""
+    """Work out what the centred y of Lemma 3 costs where the paper writes x.
+
+    Args:
+        second_moment: s, what Lemma 2 gives for E||x||^2 / d.
+        placement: ``"post"`` or ``"pre"``.
+
+    Returns:
+        The steps.
+
+    Source:
+        xiong2020, App. E, with Lemma 3; derived here.
+    """
     centre_sq, share_sq, added = [], [], []
     input_share = 1 - 1 / D
     for d in (2, 3, 4):
@@ -192,12 +226,12 @@ def centring(second_moment: sp.Expr, placement: str) -> tuple[Step, ...]:
             r" \quad \|y\|^2 \ge \alpha_0 E\|y\|^2 \text{ costs a factor } c^{-1/2}",
             "Lemma 3 has the centred y where the paper writes x; step 3 is needed for y, d = 2, 3, 4",
             *centre_sq,
-            bounds_sq(share * second_moment)[0] / bounds_sq(second_moment)[0] - 1 / share,
+            _bounds_sq(share * second_moment)[0] / _bounds_sq(second_moment)[0] - 1 / share,
         ),
     )
 
 
-def bounds_sq(second_moment: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
+def _bounds_sq(second_moment: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
     """Square of the paper's bound and of the sharper one for a unit gradient, put together from the steps."""
     jacobian_sq = D / (sp.Rational(ALPHA.numerator, ALPHA.denominator) * second_moment * D)
     tail = 2 * sp.log(100 * D)
@@ -205,7 +239,19 @@ def bounds_sq(second_moment: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
 
 
 def assembly(second_moment: sp.Expr, name: str) -> tuple[Step, ...]:
-    paper_sq, sharper_sq = bounds_sq(second_moment)
+    """Put the bound together, and the sharper one that the same steps give.
+
+    Args:
+        second_moment: s, what Lemma 2 gives for E||x||^2 / d.
+        name: s in LaTeX.
+
+    Returns:
+        The steps.
+
+    Source:
+        xiong2020, Theorem 1, App. E.
+    """
+    paper_sq, sharper_sq = _bounds_sq(second_moment)
     return (
         proved(
             rf"\|\frac{{\partial L}}{{\partial W^2}}\|_F \le \|\frac{{\partial L}}{{\partial x_{{out}}}}\| d"
@@ -226,9 +272,22 @@ def assembly(second_moment: sp.Expr, name: str) -> tuple[Step, ...]:
 def normalisations(
     exact_sq: sp.Expr, second_moment: sp.Expr, ratio: sp.Expr, result: str
 ) -> tuple[Step, ...]:
-    """Bound over exact value with unit gradient, and with gradient coordinates of unit size."""
+    """Compare bound and exact value, with a unit gradient and with gradient coordinates of unit size.
+
+    Args:
+        exact_sq: The exact square for a unit gradient.
+        second_moment: s, what Lemma 2 gives for E||x||^2 / d.
+        ratio: What bound over exact, squared, has in front of d ln(100 d).
+        result: The same in LaTeX.
+
+    Returns:
+        The steps.
+
+    Source:
+        xiong2020, Theorem 1; derived here.
+    """
     log = sp.log(100 * D)
-    paper_sq, sharper_sq = bounds_sq(second_moment)
+    paper_sq, sharper_sq = _bounds_sq(second_moment)
     return (
         proved(
             r"\|\frac{\partial L}{\partial x_{out}}\| = 1: \quad \frac{\mathrm{bound}^2}{\mathrm{exact}^2} = "
