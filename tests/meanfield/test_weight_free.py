@@ -236,12 +236,6 @@ class Unknown(ops.Op):
         (mf.pre_ln(**SMALL, vocab=9), {"ids": [[0, 9]]}, InputError, "vocabulary"),
         (mf.pre_ln(**SMALL, vocab=9, positions=1), {}, InputError, "learned positions"),
         (mf.pre_ln(**SMALL, rotary=0.25), {}, InputError, "rotary fraction"),
-        (
-            mf.pre_ln(**SMALL, relative_bias=ops.RelativeBias("attention.relative_bias", ops.ONES, 2)),
-            {},
-            InputError,
-            "buckets=2",
-        ),
         ("pre_ln", {}, InputError, "no architecture"),
     ],
 )
