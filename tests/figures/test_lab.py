@@ -62,7 +62,8 @@ def test_equal_cells_are_measured_once_even_with_force(
 
 def test_theory_covers_one_stack_and_two() -> None:
     assert set(theory(CELL).df["depth"]) == {2}
-    two = Cell(paper_encoder_decoder(width=8, depth=1, heads=2, d_ff=8, vocab=5), tokens=2, seeds=2)
+    arch = paper_encoder_decoder(width=8, depth=1, heads=2, d_ff=8, vocab=5, attention="uniform")
+    two = Cell(arch, tokens=2, seeds=2)
     assert {module.partition(".")[0] for module in theory(two).df["module"]} == {"encoder", "decoder"}
 
 
