@@ -47,6 +47,13 @@ def check_architecture(arch: object) -> Transformer | EncoderDecoder:
     return arch
 
 
+def _rectangular(what: str, value: object) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise InputError(f"{what} have rows of different lengths: give (batch, tokens)") from None
+
+
 def check_gram(gram: object, total: int) -> Kernel:
     """Check that a value is a Gram matrix of T tokens.
 
@@ -67,7 +74,7 @@ def check_gram(gram: object, total: int) -> Kernel:
     """
     try:
         matrix = np.asarray(gram, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # the last from tensors that still collect gradients
         raise InputError(f"gram={type(gram).__name__} is no matrix of numbers: give a T x T array") from None
     if matrix.shape != (total, total):
         raise InputError(
@@ -111,7 +118,7 @@ def check_ids(ids: object, batch: int, tokens: int, arch: Transformer) -> npt.ND
     """
     if arch.embedding is None:
         raise InputError("ids mean nothing where the input is vectors: leave them out, or give vocab")
-    array: npt.NDArray[Any] = np.asarray(ids)
+    array = _rectangular("ids", ids)
     if array.shape != (batch, tokens) or not np.issubdtype(array.dtype, np.integer):
         raise InputError(
             f"ids have shape {array.shape} and type {array.dtype}: give integers of shape ({batch}, {tokens})"
@@ -138,13 +145,29 @@ def check_padding(padding: object, batch: int, tokens: int) -> npt.NDArray[np.bo
     Raises:
         InputError: If it has another shape or holds something else.
     """
-    array = np.asarray(padding)
+    array = _rectangular("padding", padding)
     if array.shape != (batch, tokens) or not np.isin(array, (0, 1)).all():
         raise InputError(
             f"padding has shape {array.shape} and type {array.dtype}: give booleans of shape "
             f"({batch}, {tokens})"
         )
     return array.astype(bool)
+
+
+def check_positions(arch: Transformer, tokens: int) -> None:
+    """Check that learned positions reach as far as the sequences.
+
+    Args:
+        arch: One stack.
+        tokens: Tokens in a sequence.
+
+    Raises:
+        InputError: If there are fewer positions than tokens.
+    """
+    if arch.position is not None and arch.position.vocab < tokens:
+        raise InputError(
+            f"positions={arch.position.vocab} do not reach {tokens} tokens: give more, or fewer tokens"
+        )
 
 
 def check_moments(q: float, cov: float, tokens: int) -> None:

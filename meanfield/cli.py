@@ -48,8 +48,11 @@ def run(prog: str, main: Callable[[], int]) -> NoReturn:
         )
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        sys.stderr.write(f"{prog}: interrupted; what was finished is kept, run the same command to go on\n")
+        sys.stderr.write(f"{prog}: interrupted; run it again: tables that were finished are kept\n")
         raise SystemExit(130) from None
+    except MemoryError:
+        sys.stderr.write(f"{prog}: not enough memory: lower tokens, batch, vocabulary or width\n")
+        raise SystemExit(2) from None
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to write would fail again at exit
         if isinstance(error, BrokenPipeError):  # the reader, such as head, has had enough

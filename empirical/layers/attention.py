@@ -165,9 +165,6 @@ def relative_buckets(offset: Tensor, op: ops.RelativeBias) -> Tensor:
     Returns:
         Indices of buckets, of the shape of `offset`.
 
-    Raises:
-        InputError: If a direction has fewer than two buckets, or one for every distance.
-
     Source:
         raffel2020, Sec. 2.1, as in its published code.
 
@@ -178,11 +175,6 @@ def relative_buckets(offset: Tensor, op: ops.RelativeBias) -> Tensor:
     directions = 2 if op.bidirectional else 1
     count = op.buckets // directions
     exact = count // 2
-    if exact < 1 or op.max_distance <= exact:
-        raise InputError(
-            f"buckets={op.buckets}, max_distance={op.max_distance} leave no bucket for far tokens: give at "
-            f"least {2 * directions} buckets and a max_distance above {max(exact, 1)}"
-        )
     distance = offset.abs() if op.bidirectional else (-offset).clamp(min=0)
     share = torch.log(distance.clamp(min=1).float() / exact) / math.log(op.max_distance / exact)
     far = (exact + (share * (count - exact)).long()).clamp(max=count - 1)

@@ -24,7 +24,7 @@ from meanfield.gaussian.hermite import hermite_grid
 # logit sqrt(v) x and of log t leave less than 2e-7 (tests/oracle: finer rules, another algorithm, sampling).
 _GAUSS_END, _GAUSS_STEP = 8.0, 0.25
 _LOGIT_STEP = 0.45
-_LOG_STEP = 0.375
+_LOG_STEP = 0.34
 # Logarithms of what the Hermite series and the upper end of the integral over t leave out.
 _SERIES_REST, _TAIL_REST = -21.0, -20.0
 # Larger logits need finer grids than memory is worth: softmax attention is one-hot long before.

@@ -135,7 +135,7 @@ def _attention(op: Attention, step: Step, gradient: Kernel, layout: Layout, reco
     if op.query is not None and op.key is not None:
         of_source = of_source + through("key", of_key, source_layout)
         alike = op.key_norm is None or isinstance(layout, Exchangeable)  # all keys have one size
-        if op.key.bias is not None and alike and op.rotary is None:
+        if op.key.bias is not None and alike and op.rotary is None and op.softcap is None:
             record.parameter(f"{op.name}.k", "bias", 0.0)  # the softmax does not see what all keys share
         of_token = through("query", of_query, layout)
         if op.relative_bias is not None:

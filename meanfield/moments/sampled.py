@@ -25,7 +25,12 @@ from meanfield.ops import Attention, Norm
 TARGET = 1e-3
 """Relative standard error at which drawing stops: 95 % of averages are then within 0.2 %."""
 
-_CHUNK, _FEWEST, _MOST = 4, 10, 512
+_FEWEST, _MOST = 10, 512
+
+
+def _chunk(total: int) -> int:
+    """Draws at a time: more of them where tokens are few, so that their arrays stay of one size."""
+    return int(np.clip(4 * (128 / total) ** 2, 4, 64))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -283,25 +288,26 @@ class SampledSoftmax:
         return np.asarray(x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + np.float32(norm.eps)))
 
     def _draws(self) -> Iterator[Draw]:
+        chunk = _chunk(max(len(self.queries), len(self.keys)))
         rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence([self.stream, 0x6D66])))
         op, size = self.op, self.op.head_size
         batch, tokens, source = self.seen.shape
         hidden = np.where(self.seen, np.float32(0), np.float32(-np.inf))
         for _ in range(_MOST):
             q, k = (
-                root @ rng.standard_normal((_CHUNK, root.shape[1], size), dtype=np.float32)
+                root @ rng.standard_normal((chunk, root.shape[1], size), dtype=np.float32)
                 for root in (self.queries, self.keys)
             )  # (chunk, T, head size)
             q, k = self._normed(op.query_norm, q, self.queries), self._normed(op.key_norm, k, self.keys)
             q, k = rotate(op, q, tokens), rotate(op, k, source)
-            blocks = q.reshape(_CHUNK, batch, tokens, size) @ k.reshape(_CHUNK, batch, source, size).swapaxes(
+            blocks = q.reshape(chunk, batch, tokens, size) @ k.reshape(chunk, batch, source, size).swapaxes(
                 -1, -2
             )
             scores = np.float32(op.score_scale) * blocks  # (chunk, batch, tokens, source)
             scores = np.concatenate([scores, -scores])
             if op.relative_bias is not None:
                 deviation = np.float32(float(op.relative_bias.weight.variance) ** 0.5)
-                table = deviation * rng.standard_normal((_CHUNK, op.relative_bias.buckets), dtype=np.float32)
+                table = deviation * rng.standard_normal((chunk, op.relative_bias.buckets), dtype=np.float32)
                 bias = table[:, bucket(op.relative_bias, tokens)][:, None]
                 scores += np.concatenate([bias, bias])
             slope = None

@@ -96,7 +96,7 @@ def parser() -> cli.Parser:
     for flag, kind, default, text in (
         ("tokens", _integer, 16, "tokens in a sequence"),
         ("batch", _integer, 1, "sequences"),
-        ("loss", str, "linear", "linear or cross_entropy"),
+        ("loss", str, "linear", "linear, mse or cross_entropy"),
         ("label-smoothing", _number, 0.0, "for cross_entropy"),
         ("samples", _integer, 0, "random models to draw, for finite width with error bars"),
     ):

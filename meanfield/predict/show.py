@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from meanfield.answers import by_layer
+from meanfield.errors import InputError
 from meanfield.predict.table import Prediction
 
 if TYPE_CHECKING:
@@ -51,11 +52,19 @@ def shown_layers(df: pd.DataFrame, keep: Keep, height: int = HEIGHT) -> list[int
 
     Returns:
         Layers, ascending; whole ones, at least the first and the last.
+
+    Raises:
+        InputError: If none of the layers asked for is there.
     """
     rows = df.groupby("layer").size()
     layers = [int(layer) for layer in rows.index]
     if keep is not None:
-        return [layer for layer in layers if keep[0] <= layer <= keep[1]]
+        shown = [layer for layer in layers if keep[0] <= layer <= keep[1]]
+        if not shown:
+            raise InputError(
+                f"--layers {keep[0]}-{keep[1]} has no parameters: give some of {layers[0]}-{layers[-1]}"
+            )
+        return shown
     chosen = {layers[0], layers[-1]}
     left = height - int(rows[list(chosen)].sum())
     for pair in zip(layers[1:], reversed(layers[1:-1]), strict=False):  # from both ends inwards

@@ -16,6 +16,7 @@ from meanfield.checks import (
     check_ids,
     check_moments,
     check_padding,
+    check_positions,
 )
 from meanfield.errors import InputError, positive_integer
 from meanfield.moments.inputs import Input
@@ -284,6 +285,10 @@ def predict(
         raise InputError(f"label_smoothing={label_smoothing!r} is not a number: give a real number")
     objective = Loss(loss, float(label_smoothing))
     stack = arch.decoder if isinstance(arch, EncoderDecoder) else arch
+    for part in (arch.encoder, arch.decoder) if isinstance(arch, EncoderDecoder) else (arch,):
+        check_positions(part, tokens)
+    if samples != 0 and positive_integer("samples", samples) < 2:
+        raise InputError("samples=1 has no spread: give 0 for the limit, or at least 2")
     if stack.embedding is not None and ((q, cov) != (1, 0) or gram is not None):
         raise InputError(
             "q, cov and gram mean nothing where an embedding makes the input: leave them out, or leave out "
@@ -299,23 +304,9 @@ def predict(
         None if gram is None else check_gram(gram, batch * tokens),
         None if ids is None else check_ids(ids, batch, tokens, stack),
     )
-    layout: Layout
-    if isinstance(arch, EncoderDecoder):
-        if gram is not None or ids is not None or mask is not None:
-            raise InputError("gram, ids and padding are for one stack: leave them out for an encoder-decoder")
-        source = positive_integer("source_tokens", tokens if source_tokens is None else source_tokens)
-        layout = Gram(tokens, batch)
-        encoder = Gram(source, batch, streams=layout.streams, errors=layout.errors)
-        record = propagate_encoder_decoder(arch, encoder, layout, loss=objective, given=(given, given))
-    else:
-        if source_tokens is not None:
-            raise InputError("source_tokens is for an encoder-decoder: leave it out")
-        layout, given = _layout(arch, tokens, batch, mask, given)
-        record = propagate(arch, layout, loss=objective, given=given)
+    record, layout = _limit(arch, tokens, batch, source_tokens, mask, given, objective)
     if samples == 0:
         return Prediction(configuration(arch, tokens, batch, loss), record, layout)
-    if positive_integer("samples", samples) < 2:
-        raise InputError("samples=1 has no spread: give 0 for the limit, or at least 2")
     if source_tokens not in (None, tokens):
         raise InputError(f"samples need source_tokens={tokens}, as many as in the target: leave it out")
     from meanfield import weight_free  # needs an array library of its own: not at import
@@ -336,6 +327,29 @@ def predict(
         progress=progress,
     )
     return Prediction(configuration(arch, tokens, batch, loss), record, layout, drawn)
+
+
+def _limit(
+    arch: Transformer | EncoderDecoder,
+    tokens: int,
+    batch: int,
+    source_tokens: int | None,
+    padding: npt.NDArray[np.bool_] | None,
+    given: Input,
+    loss: Loss,
+) -> tuple[Record, Layout]:
+    """Run the recursion in the smallest layout that holds what differs."""
+    if isinstance(arch, EncoderDecoder):
+        if given.gram is not None or given.ids is not None or padding is not None:
+            raise InputError("gram, ids and padding are for one stack: leave them out for an encoder-decoder")
+        source = positive_integer("source_tokens", tokens if source_tokens is None else source_tokens)
+        target = Gram(tokens, batch)
+        encoder = Gram(source, batch, streams=target.streams, errors=target.errors)
+        return propagate_encoder_decoder(arch, encoder, target, loss=loss, given=(given, given)), target
+    if source_tokens is not None:
+        raise InputError("source_tokens is for an encoder-decoder: leave it out")
+    layout, given = _layout(arch, tokens, batch, padding, given)
+    return propagate(arch, layout, loss=loss, given=given), layout
 
 
 def _layout(

@@ -96,7 +96,7 @@ def _sizes(width: int, depth: int, options: Options) -> Sizes:
         positive_integer("heads", options.heads),
     )
     if options.head_size is None and width % heads:
-        divisors = [h for h in range(1, width + 1) if width % h == 0]
+        divisors = [h for h in range(1, min(width, 8 * heads) + 1) if width % h == 0]
         nearest = sorted(sorted(divisors, key=lambda h: abs(h - heads))[:3])
         raise InputError(
             f"width={width} is not divisible by heads={heads}: give a divisor of the width, for example "

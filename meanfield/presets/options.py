@@ -108,6 +108,7 @@ class Options:
     logit_softcap: Number | None = None
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.activation not in (*ACTIVATIONS, *GATED):
             raise UnknownNameError("activation", self.activation, (*ACTIVATIONS, *GATED))
         if self.qk_norm not in (None, "head", "all"):
@@ -126,6 +127,20 @@ class Options:
             self._without_tokens()
         else:
             positive_integer("vocab", self.vocab)
+
+    def _check_types(self) -> None:
+        """A word such as "no" would count as true, and a number as a word."""
+        for option in fields(self):
+            value, kind = getattr(self, option.name), str(option.type)
+            named = isinstance(value, str) and "Literal" in kind  # which words there are is checked below
+            absent = value is None and "None" in kind
+            if "bool" in kind and not (isinstance(value, bool) or named or absent):
+                raise InputError(f"{option.name}={value!r} is neither True nor False: give one of them")
+        if not isinstance(self.relative_bias, RelativeBias | None):
+            raise InputError(
+                f"relative_bias={self.relative_bias!r} is no RelativeBias: give one, for example "
+                'RelativeBias("attention.relative_bias", Draw(1)), or None'
+            )
 
     def _without_scores(self) -> None:
         for name in ("rotary", "qk_norm", "relative_bias", "softcap", "score_scale"):

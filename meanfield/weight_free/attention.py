@@ -6,13 +6,13 @@ after another, so that their tokens may be read as more tokens of one head.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from meanfield.errors import InputError
+from meanfield.moments.masks import bucket as bucket_of_pairs
 from meanfield.ops import Attention, RelativeBias, Rotary
 from meanfield.weight_free.backend import Array
 from meanfield.weight_free.run import Run, Table, squared
@@ -175,43 +175,11 @@ def _mask(op: Attention, run: Run) -> Array | None:
     return run.masks[key]
 
 
-def buckets(bias: RelativeBias, tokens: int) -> np.ndarray:
-    """Sort pairs (query i, key j) into T5's buckets of j - i.
-
-    Args:
-        bias: Says how many buckets there are.
-        tokens: Tokens in a sequence.
-
-    Returns:
-        Bucket of each pair, (tokens, tokens).
-
-    Raises:
-        InputError: If a direction has fewer than two buckets, or one for every distance.
-
-    Source:
-        definition, as in T5's published code.
-    """
-    offset = np.arange(tokens) - np.arange(tokens)[:, None]
-    directions = 2 if bias.bidirectional else 1
-    count = bias.buckets // directions
-    exact = count // 2
-    if exact < 1 or bias.max_distance <= exact:
-        raise InputError(
-            f"buckets={bias.buckets}, max_distance={bias.max_distance} leave no bucket for far tokens: give "
-            f"at least {2 * directions} buckets and a max_distance above {max(exact, 1)}"
-        )
-    distance = np.abs(offset) if bias.bidirectional else np.maximum(-offset, 0)
-    share = np.log(np.maximum(distance, 1) / exact) / math.log(bias.max_distance / exact)
-    far = np.minimum(exact + (share * (count - exact)).astype(int), count - 1)
-    later = count * (offset > 0) if bias.bidirectional else 0
-    return np.asarray(later + np.where(distance < exact, distance, far))
-
-
 def _one_hot(bias: RelativeBias, run: Run) -> Array:
     """(tokens^2, buckets)."""
     key = (bias.buckets, bias.max_distance, bias.bidirectional)
     if key not in run.masks:
-        bucket = buckets(bias, run.tokens)
+        bucket = bucket_of_pairs(bias, run.tokens)
         run.masks[key] = run.backend.asarray(np.eye(bias.buckets)[bucket.reshape(-1)])
     return run.masks[key]
 

@@ -12,8 +12,8 @@ import meanfield as mf
 from empirical.layers.attention import relative_buckets
 from meanfield import ops
 from meanfield.errors import InputError, MissingRuleError, UnknownNameError
+from meanfield.moments.masks import bucket
 from meanfield.weight_free import Backend, backward, forward, sample
-from meanfield.weight_free.attention import buckets
 from meanfield.weight_free.linear import project, project_back
 from meanfield.weight_free.run import Run
 from tests.meanfield.weights import both_ways
@@ -149,7 +149,7 @@ def test_every_preset_is_sampled(preset: str) -> None:
 def test_buckets_are_those_of_the_torch_reading(buckets_: int, farthest: int, both: bool) -> None:
     op = ops.RelativeBias("attention.relative_bias", ops.ONES, buckets_, farthest, both)
     offsets = torch.arange(300) - torch.arange(300)[:, None]
-    np.testing.assert_array_equal(buckets(op, 300), relative_buckets(offsets, op).numpy())
+    np.testing.assert_array_equal(bucket(op, 300), relative_buckets(offsets, op).numpy())
 
 
 def test_a_repeated_token_gets_one_output() -> None:

@@ -68,6 +68,7 @@ def test_another_algorithm_finds_the_same_everywhere(n: int, variance: float, co
 @given(variance=st.floats(1e-4, 9) | st.floats(9, 70), correlation=st.floats(-1, 1))
 @example(variance=0.25616, correlation=-0.88881)  # where too short an integral over t shows most
 @example(variance=70.0, correlation=1.0)
+@example(variance=5.3125, correlation=0.0)  # where a coarse step of log t shows most
 def test_two_tokens_are_a_logistic_function(variance: float, correlation: float) -> None:
     """a_1 = s(z_1 - z_2), so sum a a' = 2 s s' + 1 - s - s'; the Jacobian has four entries +- s (1 - s)."""
     q, cov = 2 * variance, 2 * variance * correlation
