@@ -25,7 +25,8 @@ figures-paper: $(READY)  ## The same at the paper's sizes, 200 seeds
 test: $(READY)  ## The test suite, long sweeps left out
 	$(BIN)/python -m pytest -m 'not slow and not gpu'
 
-test-all: $(READY)  ## The whole test suite, long sweeps included
+test-all: $(READY)  ## The whole test suite, long sweeps and comparisons with transformers included
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,hf]'
 	$(BIN)/python -m pytest
 
 lint: $(READY)  ## Lint
