@@ -12,9 +12,8 @@ import sys
 import tempfile
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from meanfield import cli
 from meanfield.errors import InputError, MissingRuleError
@@ -26,22 +25,30 @@ WAIT = 2.0  # seconds before a progress bar is worth its place
 
 
 @contextlib.contextmanager
-def patience(text: str) -> Iterator[None]:
-    """Show a moving bar on stderr, where that is a terminal, while something takes longer than `WAIT`."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+def patience(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr, where that is a terminal, while something takes longer than `WAIT`.
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    Args:
+        text: What is done.
+        total: Of how many parts; None where nobody knows.
+
+    Yields:
+        What to call with the number of parts that are done.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield
+        yield lambda done: None
         return
     progress = Progress(*columns, console=console, transient=True)
-    progress.add_task(text, total=None)
+    task = progress.add_task(text, total=total)
     timer = threading.Timer(WAIT, progress.start)
     timer.start()
     try:
-        yield
+        yield lambda done: progress.advance(task, done)
     finally:
         timer.cancel()
         timer.join()
@@ -109,16 +116,17 @@ def main(argv: list[str] | None = None) -> int:
 
     from meanfield.predict import formats, predict, show
 
-    given: dict[str, Any] = {"samples": args.samples} if args.samples else {}
     try:
-        with patience(f"drawing {args.samples} models" if args.samples else "predicting"):
+        text = f"drawing {args.samples} models" if args.samples else "predicting"
+        with patience(text, args.samples or None) as advance:
             prediction = predict(
                 arch,
                 tokens=args.tokens,
                 batch=args.batch,
                 loss=args.loss,
                 label_smoothing=args.label_smoothing,
-                **given,
+                samples=args.samples or 0,
+                progress=advance,
             )
     except MissingRuleError as error:
         raise InputError(str(error)) from None

@@ -24,6 +24,7 @@ from meanfield.moments.loss import Loss
 from meanfield.moments.stack import propagate, propagate_encoder_decoder
 from meanfield.moments.state import Exchangeable, Gram, Kernel, Layout
 from meanfield.ops import Attention, EncoderDecoder, ParameterKey, Transformer, walk
+from meanfield.threads import one_thread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -304,7 +305,8 @@ def predict(
         None if gram is None else check_gram(gram, batch * tokens),
         None if ids is None else check_ids(ids, batch, tokens, stack),
     )
-    record, layout = _limit(arch, tokens, batch, source_tokens, mask, given, objective)
+    with one_thread():
+        record, layout = _limit(arch, tokens, batch, source_tokens, mask, given, objective)
     if samples == 0:
         return Prediction(configuration(arch, tokens, batch, loss), record, layout)
     if source_tokens not in (None, tokens):

@@ -15,9 +15,11 @@ from meanfield.checks import (
     check_ids,
     check_moments,
     check_padding,
+    check_positions,
 )
 from meanfield.errors import InputError, positive_integer
 from meanfield.moments.loss import Loss
+from meanfield.threads import one_thread
 from meanfield.weight_free.backend import Backend, generator
 from meanfield.weight_free.run import Run
 from meanfield.weight_free.stack import Data, squares
@@ -98,11 +100,8 @@ def sample(
         raise InputError(
             "q, cov and gram mean nothing where an embedding makes the input: leave them out, or give ids"
         )
-    for table in [stack.position for stack in stacks]:
-        if table is not None and tokens > table.vocab:
-            raise InputError(
-                f"tokens={tokens} is more than the {table.vocab} learned positions: give fewer tokens"
-            )
+    for stack in stacks:
+        check_positions(stack, tokens)
     real = None if padding is None else check_padding(padding, batch, tokens)
     if real is not None and not real.any(axis=1).all():
         raise InputError("padding leaves a sequence without a real token: keep at least one")
@@ -118,7 +117,7 @@ def sample(
         chunk = ordered[start : start + together]
         data = _data(stacks, chunk, batch * tokens, target, root, given)
         run = Run(where, where.streams(chunk), batch, tokens, real)
-        with np.errstate(all="ignore"):  # what is beyond the type is refused below
+        with np.errstate(all="ignore"), one_thread():  # what is beyond the type is refused below
             squares(arch, data, run)
         found.append({key: where.host(run.squares[key]) for key in reversed(run.squares)})
         _check_range(found[-1], chunk, where)

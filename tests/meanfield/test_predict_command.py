@@ -148,10 +148,10 @@ def test_long_work_shows_progress_on_stderr_and_short_work_does_not(
 ) -> None:
     monkeypatch.setattr(command, "WAIT", 0.05)
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the captured stream for a terminal
-    with command.patience("drawing"):
+    with command.patience("drawing", None):
         time.sleep(0.6)
     assert "drawing" in capsys.readouterr().err
-    with command.patience("drawing"):
+    with command.patience("drawing", None):
         pass
     assert capsys.readouterr().err == ""
 
