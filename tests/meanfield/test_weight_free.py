@@ -234,7 +234,7 @@ class Unknown(ops.Op):
         (mf.pre_ln(**SMALL), {"ids": [[0, 1]]}, InputError, "ids"),
         (mf.pre_ln(**SMALL, vocab=9), {"q": 2.0}, InputError, "q, cov and gram"),
         (mf.pre_ln(**SMALL, vocab=9), {"ids": [[0, 9]]}, InputError, "vocabulary"),
-        (mf.pre_ln(**SMALL, vocab=9, positions=1), {}, InputError, "learned positions"),
+        (mf.pre_ln(**SMALL, vocab=9, positions=1), {}, InputError, "do not reach"),
         (mf.pre_ln(**SMALL, rotary=0.25), {}, InputError, "rotary fraction"),
         ("pre_ln", {}, InputError, "no architecture"),
     ],
