@@ -16,7 +16,28 @@ from meanfield.moments.loss import Loss, loss_gradient
 from meanfield.moments.record import Record
 from meanfield.moments.state import Gram, Kernel, Layout, Step
 from meanfield.moments.tied import tied_gradient
-from meanfield.ops import EncoderDecoder, Transformer
+from meanfield.ops import Attention, EncoderDecoder, Transformer, walk
+
+
+def needs_order(arch: Transformer | EncoderDecoder, batch: int = 1) -> bool:
+    """Whether tokens of this architecture differ by position, so that the T x T kernel is needed.
+
+    Args:
+        arch: The architecture.
+        batch: Sequences: learned positions make those of two sequences alike.
+
+    Returns:
+        True for masks, positions, capped scores and encoder-decoders.
+
+    Example:
+        >>> from meanfield import pre_ln
+        >>> needs_order(pre_ln(width=8, depth=1)), needs_order(pre_ln(width=8, depth=1, causal=True))
+        (False, True)
+    """
+    if isinstance(arch, EncoderDecoder) or (arch.position is not None and batch > 1):
+        return True
+    attentions = [op for run in arch.layers for op in walk(run) if isinstance(op, Attention)]
+    return any(op.masked or op.rotary or op.relative_bias or op.softcap for op in attentions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from meanfield.moments.forward import forward
 from meanfield.moments.inputs import Input, input_kernel, record_embeddings
 from meanfield.moments.loss import Loss, loss_gradient
 from meanfield.moments.record import Record
+from meanfield.moments.stack import needs_order
 from meanfield.moments.state import Exchangeable, Kernel
 from meanfield.ops import EncoderDecoder, Op, ParameterKey, Transformer
-from meanfield.predict.table import needs_order
 
 
 @dataclass(slots=True)

@@ -46,8 +46,8 @@ def admin(*, width: int, depth: int, tokens: int = 32, **options: Any) -> Transf
     # The theory imports the presets: the other way round only when asked.
     from meanfield.moments.forward import forward
     from meanfield.moments.inputs import Input, input_kernel
+    from meanfield.moments.stack import needs_order
     from meanfield.moments.state import Exchangeable, Gram
-    from meanfield.predict.table import needs_order
 
     accepted = tuple(name for name in OPTIONS if name not in ("skip_scale", "branch_scale"))
     options_from(options, accepted)
