@@ -1,0 +1,5 @@
+"""Readers: from somebody's `torch.nn.Module` to an architecture value."""
+
+from empirical.readers.reading import Reading as Reading
+from empirical.readers.reading import Slot as Slot
+from empirical.readers.reading import UnsupportedModuleError as UnsupportedModuleError
