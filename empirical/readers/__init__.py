@@ -3,3 +3,4 @@
 from empirical.readers.reading import Reading as Reading
 from empirical.readers.reading import Slot as Slot
 from empirical.readers.reading import UnsupportedModuleError as UnsupportedModuleError
+from empirical.readers.reading import Stream as Stream

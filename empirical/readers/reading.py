@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from empirical.build import Architecture
@@ -64,18 +67,47 @@ class Slot:
 
 
 @dataclass(frozen=True, eq=False)
+class Stream:
+    """What one stack reads from a batch, sequence by sequence.
+
+    Args:
+        batch: Sequences.
+        tokens: Tokens in a sequence.
+        ids: Token ids (batch, tokens) where the architecture has an embedding that reads them; else None.
+        gram: Second moments per coordinate of the vectors that enter the first layer, (T, T), T = batch *
+            tokens; None where ids say all.
+        padding: Booleans (batch, tokens), True where a token is real; None where all are.
+        features: Tensors that make those vectors linearly, by their labels: K of shape (T, T) with
+            E||dL/dtheta||^2 = sum_ij K_ij G_ij, G the gradient kernel of the vectors. Only with ``gram``.
+    """
+
+    batch: int
+    tokens: int
+    ids: NDArray[np.intp] | None = None
+    gram: NDArray[np.float64] | None = None
+    padding: NDArray[np.bool_] | None = None
+    features: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
 class Reading:
     """A module as an architecture value.
 
     Args:
         arch: The architecture, with the variances of the actual weights.
-        slots: Every parameter tensor that the forward pass uses, in order of depth.
+        slots: Every parameter tensor that the forward pass uses, in order of depth; those in ``features`` of
+            a stream have a key of layer 0 with their label as module.
+        streams: What each stack reads from the batch: one, or source and target.
+        shared: Labels of slots that are one tensor used in several places (a tied head, one table for
+            encoder and decoder), as groups; the tensor's gradient is that of all its places.
         notes: What the reader found worth saying, one sentence each: cloned layers, shared or dead tensors,
             parameters that the forward pass does not use.
     """
 
     arch: Architecture
     slots: tuple[Slot, ...]
+    streams: tuple[Stream, ...]
+    shared: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
 
     def tensors(self, module: nn.Module) -> list[tuple[Slot, Tensor]]:
@@ -110,6 +142,3 @@ def whole(name: str, key: ParameterKey, shape: tuple[int, ...], *, transposed: b
     """
     index = torch.arange(torch.Size(shape).numel()).reshape(shape)
     return Slot(name, None, key, index.T if transposed else index)
-
-
-__all__ = ["Reading", "Slot", "UnsupportedModuleError", "whole"]
