@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from numpy.random import Generator
 from torch import Tensor
 
 from empirical.build import Architecture
@@ -24,32 +25,40 @@ class Inputs:
     """
 
     def __init__(self, arch: Architecture, seed: int, like: Tensor, fixed: Conditions | None = None) -> None:
-        stacks = [arch.encoder, arch.decoder] if isinstance(arch, ops.EncoderDecoder) else [arch]
-        self.streams = [(stack, stream(seed, f"input{k}")) for k, stack in enumerate(stacks)]
-        self.like, self.fixed = like, fixed or Conditions()
+        fixed = fixed or Conditions()
+        pairs: list[tuple[ops.Transformer, Conditions]]
+        if isinstance(arch, ops.EncoderDecoder):
+            pairs = [(arch.encoder, fixed.source or Conditions()), (arch.decoder, fixed)]
+        else:
+            pairs = [(arch, fixed)]
+        self.streams = [(*pair, stream(seed, f"input{k}")) for k, pair in enumerate(pairs)]
+        self.like = like
 
-    def draw(self, batch: int, tokens: int) -> list[Tensor]:
+    def draw(self, batch: int, tokens: int, source_tokens: int | None = None) -> list[Tensor]:
         """Draw the next mini-batch.
 
         Args:
             batch: Sequences.
-            tokens: Tokens in a sequence.
+            tokens: Tokens in a sequence; of the target for an encoder-decoder.
+            source_tokens: Tokens in a source sequence; as many as in the target if None.
 
         Returns:
             The arguments of the model.
         """
-        inputs = []
-        for stack, generator in self.streams:
-            if stack.embedding is None:
-                x = normal(generator, (batch, tokens, stack.width), self.like)
-                if self.fixed.root is not None:
-                    root = torch.from_numpy(self.fixed.root).to(self.like)  # (batch * tokens, batch * tokens)
-                    x = (root @ x.flatten(0, 1)).view_as(x)
-                x.requires_grad_()
-            elif self.fixed.ids is not None:
-                x = torch.from_numpy(self.fixed.ids).to(self.like.device)
-            else:
-                ids = generator.integers(stack.embedding.vocab, size=(batch, tokens))
-                x = torch.from_numpy(ids).to(self.like.device)
-            inputs.append(x)  # (batch, tokens, width) or (batch, tokens)
-        return inputs
+        lengths = [tokens] if len(self.streams) == 1 else [source_tokens or tokens, tokens]
+        return [self._one(*parts, batch, length) for parts, length in zip(self.streams, lengths, strict=True)]
+
+    def _one(
+        self, stack: ops.Transformer, fixed: Conditions, generator: Generator, batch: int, tokens: int
+    ) -> Tensor:
+        """Draw the input of one stack, (batch, tokens, width) or (batch, tokens)."""
+        if stack.embedding is None:
+            x = normal(generator, (batch, tokens, stack.width), self.like)
+            if fixed.root is not None:
+                root = torch.from_numpy(fixed.root).to(self.like)  # (batch * tokens, batch * tokens)
+                x = (root @ x.flatten(0, 1)).view_as(x)
+            return x.requires_grad_()
+        ids = fixed.ids
+        if ids is None:
+            ids = generator.integers(stack.embedding.vocab, size=(batch, tokens))
+        return torch.from_numpy(ids).to(self.like.device)

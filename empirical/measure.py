@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from empirical.build import Architecture, build
 from empirical.layers import Head
@@ -18,6 +17,7 @@ from empirical.setting import KEYS, Setting, conditions, seed_list
 from meanfield import ops
 from meanfield.checks import check_architecture
 from meanfield.errors import InputError
+from meanfield.given import PerStack
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,14 @@ def measure(
     *,
     tokens: int = 16,
     batch: int = 1,
+    source_tokens: int | None = None,
     seeds: Iterable[int] = range(64),
     loss: str = "linear",
     minibatches: int = 1,
     label_smoothing: float = 0.0,
-    ids: ArrayLike | None = None,
-    gram: ArrayLike | None = None,
-    padding: ArrayLike | None = None,
+    ids: PerStack | None = None,
+    gram: PerStack | None = None,
+    padding: PerStack | None = None,
     device: str = "cpu",
     dtype: str = "float32",
     progress: Callable[[int], None] | None = None,
@@ -85,14 +86,16 @@ def measure(
 
     Args:
         arch: The architecture.
-        tokens: Tokens in a sequence, of source and target alike.
+        tokens: Tokens in a sequence; of the target for an encoder-decoder.
         batch: Sequences in a mini-batch.
+        source_tokens: Tokens in a source sequence of an encoder-decoder; as many as in the target if None.
         seeds: Distinct integers of at least 0.
         loss: ``"linear"`` or ``"mse"``, on hidden states, or ``"cross_entropy"``, which needs a head; see
             `empirical.losses`.
         minibatches: Mini-batches per seed.
         label_smoothing: For cross entropy.
-        ids: Ids in place of random ones, (batch, tokens), for all seeds, and for source and target alike.
+        ids: Ids in place of random ones, (batch, tokens), for all seeds; for an encoder-decoder this and the
+            next two are tuples (source, target), or arrays for both.
         gram: Covariance G of a coordinate of the T = batch * tokens input vectors, (T, T), in place of I: the
             input is R Z with R R^T = G and Z standard normal.
         padding: Which tokens are real, (batch, tokens) of bool; losses and moments average over those alone.
@@ -116,7 +119,7 @@ def measure(
         >>> last["module"], round(float(last["q_hat"]), 4)  # the norm's output has unit second moment
         ('norm2', 1.0)
     """
-    setting = Setting(tokens, batch, loss, minibatches, label_smoothing, device, dtype)
+    setting = Setting(tokens, batch, loss, minibatches, label_smoothing, device, dtype, source_tokens)
     seeds = seed_list(seeds)
     fixed = conditions(check_architecture(arch), setting, ids=ids, gram=gram, padding=padding)
     model = build(arch, seed=seeds[0], device=setting.device, dtype=dtype)

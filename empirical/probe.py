@@ -94,13 +94,11 @@ class Probe:
         unread = [] if linear is None or setting.loss in READ_THE_HEAD else list(linear.parameters())
         self.parameters = [p for p in self.all_parameters if not any(p.tensor is q for q in unread)]
         self.keys: list[ops.ParameterKey] = []
-        real = (
-            np.ones((setting.batch, setting.tokens), dtype=bool) if fixed.padding is None else fixed.padding
+        device = self.all_parameters[0].tensor.device
+        source = None if fixed.source is None else fixed.source.padding
+        self.padding, self.source_padding = (
+            None if real is None else torch.from_numpy(real).to(device) for real in (fixed.padding, source)
         )
-        self.counts = _counts(real)
-        self.padding = None
-        if fixed.padding is not None:
-            self.padding = torch.from_numpy(fixed.padding).to(self.all_parameters[0].tensor.device)
 
     def sample(self, seed: int) -> Values:
         """Draw the model for a seed and measure it.
@@ -119,9 +117,10 @@ class Probe:
         norms, moments = [], []
         total: list[Tensor] = []
         for _ in range(k):
-            gradients, sums = self._backward(inputs.draw(setting.batch, setting.tokens), targets)
+            drawn = inputs.draw(setting.batch, setting.tokens, setting.source_tokens)
+            gradients, found = self._backward(drawn, targets)
             norms.append(frobenius_norms(gradients))
-            moments.append(_moments(sums, self.counts))
+            moments.append(found)
             if k > 1:
                 gradients = [g.float() if g.dtype == torch.bfloat16 else g for g in gradients]
                 total = [t + g for t, g in zip(total, gradients, strict=True)] if total else gradients
@@ -152,10 +151,11 @@ class Probe:
                 "use dtype='float64', a greater width or a smaller depth"
             )
 
-    def _backward(self, inputs: list[Tensor], targets: np.random.Generator) -> tuple[list[Tensor], Tensor]:
-        """Run one mini-batch: the gradient of every parameter, and the sums of `_sums` at every point."""
+    def _backward(self, inputs: list[Tensor], targets: np.random.Generator) -> tuple[list[Tensor], Values]:
+        """Run one mini-batch: the gradient of every parameter, and the moments of every point."""
         self.outputs.clear()
-        hidden = self.model.hidden(*inputs, context=Context(self.padding))
+        context = Context(self.padding, memory_padding=self.source_padding)
+        hidden = self.model.hidden(*inputs, context=context)
         if self.padding is not None:
             hidden = hidden[self.padding][None]  # (1, real tokens, width)
         loss = LOSSES[self.setting.loss](hidden, self.model.head, targets, self.setting.label_smoothing)
@@ -164,11 +164,15 @@ class Probe:
         states = list(self.outputs.values())
         gradients = torch.autograd.grad(loss, [p.tensor for p in self.parameters] + states)
         split = len(self.parameters)
-        forward = _sums([x.detach() for x in states], self.padding)
-        backward = _sums(list(gradients[split:]), self.padding)
-        widths = torch.tensor([x[0, 0].numel() for x in states]).to(forward)  # (points,)
-        sums = torch.stack([forward, widths[:, None] * backward], 1)  # (points, 2, 3)
-        return list(gradients[:split]), sums
+        own = list(zip(self.outputs, states, gradients[split:], strict=True))
+        encoded = [point for point in own if point[0].module.startswith("encoder.")]
+        parts = (encoded, self.source_padding), (own[len(encoded) :], self.padding)
+        rows = [
+            _moments([x.detach() for _, x, _ in part], [g for *_, g in part], mask)
+            for part, mask in parts
+            if part
+        ]
+        return list(gradients[:split]), np.concatenate(rows)
 
 
 def frobenius_norms(gradients: list[Tensor]) -> Values:
@@ -211,17 +215,22 @@ def _sums(states: list[Tensor], padding: Tensor | None) -> Tensor:
     return torch.cat(sums)  # (points, 3)
 
 
-def _counts(real: NDArray[np.bool_]) -> tuple[int, int, int]:
+def _counts(state: Tensor, padding: Tensor | None) -> tuple[int, int, int]:
     """Count real tokens, ordered pairs of them within sequences, and ordered pairs across sequences."""
+    batch, tokens = state.shape[:2]
+    real = np.ones((batch, tokens), dtype=bool) if padding is None else padding.cpu().numpy()
     by_sequence = real.sum(1)
     total, same = int(by_sequence.sum()), int((by_sequence**2).sum())
     return total, same - total, total**2 - same
 
 
-def _moments(sums: Tensor, counts: tuple[int, int, int]) -> Values:
-    """Turn sums into averages over tokens, over pairs within a sequence and over pairs across sequences."""
+def _moments(states: list[Tensor], gradients: list[Tensor], padding: Tensor | None) -> Values:
+    """Average over tokens, over pairs within a sequence and over pairs across sequences, (points, 6)."""
+    forward, backward = _sums(states, padding), _sums(gradients, padding)
+    widths = torch.tensor([x[0, 0].numel() for x in states]).to(forward)  # (points,)
+    sums = torch.stack([forward, widths[:, None] * backward], 1)  # (points, 2, 3)
+    total, same, across = _counts(states[0], padding)
     token, sequence, everything = np.moveaxis(sums.cpu().numpy().astype(np.float64), 2, 0)  # each (points, 2)
-    total, same, across = counts
     nothing = np.full_like(token, np.nan)
     q = token / total
     cov = (sequence - token) / same if same else nothing

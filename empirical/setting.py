@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from empirical.build import Architecture
 from empirical.device import torch_device, torch_dtype
 from empirical.draws import seed_number
 from empirical.losses import LOSSES
 from meanfield import ops
-from meanfield.checks import check_gram, check_ids, check_padding
 from meanfield.errors import InputError, UnknownNameError, positive_integer
+from meanfield.given import Given, PerStack, given_inputs, gram_root
 
 SETTING_KEYS = [
     "arch", "placement", "init", "activation", "width", "depth", "heads", "d_ff", "tokens", "batch", "loss",
@@ -31,13 +30,14 @@ class Setting:
     """What is measured on an architecture: data, loss and precision.
 
     Args:
-        tokens: Tokens in a sequence.
+        tokens: Tokens in a sequence; of the target for an encoder-decoder.
         batch: Sequences in a mini-batch.
         loss: ``"linear"``, ``"mse"`` or ``"cross_entropy"``.
         minibatches: Mini-batches per seed, all on the same weights.
         label_smoothing: For cross entropy, in [0, 1).
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         dtype: ``"float32"``, ``"float64"`` or ``"bfloat16"``.
+        source_tokens: Tokens in a source sequence of an encoder-decoder; as many as in the target if None.
 
     Raises:
         InputError: If a size is below 1, or label smoothing does not fit.
@@ -51,6 +51,7 @@ class Setting:
     label_smoothing: float = 0.0
     device: str = "cpu"
     dtype: str = "float32"
+    source_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for size in ("tokens", "batch", "minibatches"):
@@ -92,25 +93,29 @@ class Conditions:
     """What is held fixed over seeds; None where it is drawn or absent.
 
     Args:
-        ids: Tokens of the input, (batch, tokens), of source and target alike.
+        ids: Tokens of the input, (batch, tokens).
         root: R of the T = batch * tokens input vectors R Z, Z standard normal, (T, T).
         padding: Which tokens are real, (batch, tokens).
+        source: The same of the source of an encoder-decoder; all else is then the target's.
     """
 
     ids: NDArray[np.int64] | None = None
     root: NDArray[np.float64] | None = None
     padding: NDArray[np.bool_] | None = None
+    source: Conditions | None = None
 
 
 def conditions(
     arch: Architecture,
     setting: Setting,
     *,
-    ids: ArrayLike | None = None,
-    gram: ArrayLike | None = None,
-    padding: ArrayLike | None = None,
+    ids: PerStack | None = None,
+    gram: PerStack | None = None,
+    padding: PerStack | None = None,
 ) -> Conditions:
     """Check what is held fixed over seeds.
+
+    For an encoder-decoder each is a tuple (source, target), or one array for both.
 
     Args:
         arch: The architecture.
@@ -126,22 +131,26 @@ def conditions(
         InputError: If a shape or type is wrong, an id is not in the vocabulary, the matrix is no Gram matrix,
             a sequence has no real token, or the input is of the other kind.
     """
-    stacks = (arch.encoder, arch.decoder) if isinstance(arch, ops.EncoderDecoder) else (arch,)
-    checked: dict[str, NDArray[Any]] = {}
-    if ids is not None:
-        for stack in stacks:
-            checked["ids"] = check_ids(ids, setting.batch, setting.tokens, stack).astype(np.int64)
-    if gram is not None:
-        if any(stack.embedding is not None for stack in stacks):
-            raise InputError(f"gram means nothing for {arch.name}, whose input is embedded ids: give ids")
-        values, vectors = np.linalg.eigh(check_gram(gram, setting.batch * setting.tokens))
-        checked["root"] = vectors * np.sqrt(np.maximum(values, 0))
-    if padding is not None:
-        real = checked["padding"] = check_padding(padding, setting.batch, setting.tokens)
-        if not real.any(axis=1).all():
-            row = int(np.argmin(real.any(axis=1)))
-            raise InputError(f"padding leaves sequence {row} without a real token: keep at least one")
-    return Conditions(**checked)
+    fed = given_inputs(
+        arch,
+        tokens=setting.tokens,
+        batch=setting.batch,
+        source_tokens=setting.source_tokens,
+        ids=ids,
+        gram=gram,
+        padding=padding,
+    )
+    *source, own = map(_fixed, fed)
+    return replace(own, source=source[0]) if source else own
+
+
+def _fixed(given: Given) -> Conditions:
+    ids, gram = given.input.ids, given.input.gram
+    return Conditions(
+        None if ids is None else ids.astype(np.int64),
+        None if gram is None else gram_root(gram),
+        given.padding,
+    )
 
 
 def seed_list(seeds: Iterable[int]) -> list[int]:

@@ -8,13 +8,14 @@ from typing import Any
 import array_api_compat.torch
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from empirical.build import Architecture
 from empirical.device import torch_device, torch_dtype
 from empirical.measure import Measurement, tabulate
 from empirical.probe import GRADIENTS, MOMENTS
 from empirical.setting import Setting, seed_list
+from meanfield.given import FeaturesPerStack, PerStack
 from meanfield.weight_free import Backend, sample
 from meanfield.weight_free.backend import Array, generator
 
@@ -79,12 +80,14 @@ def weight_free(
     *,
     tokens: int = 16,
     batch: int = 1,
+    source_tokens: int | None = None,
     seeds: Iterable[int] = range(64),
     loss: str = "linear",
     label_smoothing: float = 0.0,
-    ids: ArrayLike | None = None,
-    gram: ArrayLike | None = None,
-    padding: ArrayLike | None = None,
+    ids: PerStack | None = None,
+    gram: PerStack | None = None,
+    padding: PerStack | None = None,
+    features: FeaturesPerStack | None = None,
     device: str = "cpu",
     dtype: str = "float32",
     progress: Callable[[int], None] | None = None,
@@ -96,14 +99,17 @@ def weight_free(
 
     Args:
         arch: The architecture.
-        tokens: Tokens in a sequence, of source and target alike.
+        tokens: Tokens in a sequence; of the target for an encoder-decoder.
         batch: Sequences.
+        source_tokens: Tokens in a source sequence of an encoder-decoder; as many as in the target if None.
         seeds: Distinct integers of at least 0.
         loss: ``"linear"``, ``"mse"`` or ``"cross_entropy"``; see `empirical.losses`.
         label_smoothing: For cross entropy.
         ids: Ids in place of random ones, (batch, tokens).
         gram: Second moments of the input vectors, (T, T), T = batch * tokens.
         padding: Which tokens are real, (batch, tokens) of bool.
+        features: Inner products of what makes the vectors, by the names of the parameters; for this one and
+            the three before see `meanfield.predict`.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         dtype: ``"float32"`` or ``"float64"``.
         progress: Called with the number of seeds finished since the last call.
@@ -124,18 +130,20 @@ def weight_free(
         >>> table.module.unique()[-1], bool((table.grad_sq_hat_se > 0).all())
         ('norm2', True)
     """
-    setting = Setting(tokens, batch, loss, 1, label_smoothing, device, dtype)
+    setting = Setting(tokens, batch, loss, 1, label_smoothing, device, dtype, source_tokens)
     checked = seed_list(seeds)
     found = sample(
         arch,
         tokens=tokens,
         batch=batch,
+        source_tokens=source_tokens,
         seeds=checked,
         loss=loss,
         label_smoothing=label_smoothing,
         ids=ids,
         gram=gram,
         padding=padding,
+        features=features,
         backend=TorchBackend(dtype, setting.device),
         progress=progress,
     )

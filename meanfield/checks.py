@@ -65,39 +65,69 @@ def check_gram(gram: object, total: int) -> Kernel:
         The matrix in float64.
 
     Raises:
-        InputError: If it has another size, NaN or infinite entries, is not symmetric, or not positive
-            semidefinite.
+        InputError: If it has another size, NaN or infinite entries, is not symmetric, not positive
+            semidefinite, or has a token of second moment 0.
 
     Example:
         >>> check_gram([[1, 0.5], [0.5, 1]], 2).shape
         (2, 2)
     """
+    matrix = _inner_products("gram", gram, total, "X X^T / d")
+    if np.any(np.diagonal(matrix) <= 0):
+        raise InputError("gram has a token of second moment 0: give every token a vector that is not 0")
+    return matrix
+
+
+def check_feature(name: object, kernel: object, total: int) -> Kernel:
+    """Check the inner products of what a parameter is multiplied by in each of T input vectors.
+
+    Args:
+        name: The parameter's name.
+        kernel: T x T; a token that does not see the parameter has 0.
+        total: T.
+
+    Returns:
+        The matrix in float64.
+
+    Raises:
+        InputError: If the name is no text, or as for `check_gram`.
+
+    Example:
+        >>> check_feature("cls", [[1, 0], [0, 0]], 2).tolist()  # the first token alone reads it
+        [[1.0, 0.0], [0.0, 0.0]]
+    """
+    if not isinstance(name, str) or not name:
+        raise InputError(f"features have the name {name!r}: give each the name of its parameter")
+    return _inner_products(f"features[{name!r}]", kernel, total, "F F^T")
+
+
+def _inner_products(what: str, value: object, total: int, remedy: str) -> Kernel:
+    """Check that a value holds the inner products of T vectors, whatever they are."""
     try:
-        matrix = np.asarray(gram, dtype=np.float64)
+        matrix = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, RuntimeError):  # the last from tensors that still collect gradients
-        raise InputError(f"gram={type(gram).__name__} is no matrix of numbers: give a T x T array") from None
+        found = type(value).__name__
+        raise InputError(f"{what}={found} is no matrix of numbers: give a T x T array") from None
     if matrix.shape != (total, total):
         raise InputError(
-            f"gram has shape {matrix.shape}: give (T, T) = ({total}, {total}), T = batch * tokens"
+            f"{what} has shape {matrix.shape}: give (T, T) = ({total}, {total}), T = batch * tokens"
         )
     if not np.isfinite(matrix).all():
         row, column = (int(axis[0]) for axis in np.nonzero(~np.isfinite(matrix)))
-        raise InputError(f"gram[{row}, {column}]={matrix[row, column]} is not finite: give real numbers")
+        raise InputError(f"{what}[{row}, {column}]={matrix[row, column]} is not finite: give real numbers")
     scale = float(np.max(np.abs(matrix)))
     gap = np.abs(matrix - matrix.T)
     if gap.max() > 1e-8 * scale:
         row, column = (int(i) for i in np.unravel_index(np.argmax(gap), gap.shape))
         raise InputError(
-            f"gram is not symmetric: [{row}, {column}]={matrix[row, column]:g} and "
-            f"[{column}, {row}]={matrix[column, row]:g}; give X X^T / d"
+            f"{what} is not symmetric: [{row}, {column}]={matrix[row, column]:g} and "
+            f"[{column}, {row}]={matrix[column, row]:g}; give {remedy}"
         )
     lowest = float(np.linalg.eigvalsh(matrix)[0])
     if lowest < -1e-8 * scale:
         raise InputError(
-            f"gram is not positive semidefinite: it has the eigenvalue {lowest:g}; give X X^T / d"
+            f"{what} is not positive semidefinite: it has the eigenvalue {lowest:g}; give {remedy}"
         )
-    if np.any(np.diagonal(matrix) <= 0):
-        raise InputError("gram has a token of second moment 0: give every token a vector that is not 0")
     return matrix
 
 
@@ -132,7 +162,7 @@ def check_ids(ids: object, batch: int, tokens: int, arch: Transformer) -> npt.ND
 
 
 def check_padding(padding: object, batch: int, tokens: int) -> npt.NDArray[np.bool_]:
-    """Check a padding mask; that every sequence keeps a token is checked by the layout.
+    """Check a padding mask.
 
     Args:
         padding: Booleans of shape (batch, tokens), True where a token is real.
@@ -143,7 +173,7 @@ def check_padding(padding: object, batch: int, tokens: int) -> npt.NDArray[np.bo
         The mask.
 
     Raises:
-        InputError: If it has another shape or holds something else.
+        InputError: If it has another shape, holds something else, or leaves a sequence without a token.
     """
     array = _rectangular("padding", padding)
     if array.shape != (batch, tokens) or not np.isin(array, (0, 1)).all():
@@ -151,7 +181,13 @@ def check_padding(padding: object, batch: int, tokens: int) -> npt.NDArray[np.bo
             f"padding has shape {array.shape} and type {array.dtype}: give booleans of shape "
             f"({batch}, {tokens})"
         )
-    return array.astype(bool)
+    real = array.astype(bool)
+    if not real.any(axis=1).all():
+        empty = int(np.argmin(real.any(axis=1)))
+        raise InputError(
+            f"padding leaves sequence {empty} without a real token: keep at least one True per row"
+        )
+    return real
 
 
 def check_positions(arch: Transformer, tokens: int) -> None:

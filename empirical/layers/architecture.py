@@ -112,7 +112,7 @@ class Transformer(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """The sequence-to-sequence model: ids of the source and, teacher-forced, of the target."""
+    """The sequence-to-sequence model: ids (or vectors) of the source and, teacher-forced, of the target."""
 
     def __init__(self, encoder: Transformer, decoder: Transformer) -> None:
         super().__init__()
@@ -125,9 +125,10 @@ class EncoderDecoder(nn.Module):
         return self.decoder.head
 
     def hidden(self, source: Tensor, target: Tensor, *, context: Context = ALONE) -> Tensor:
-        """Everything below the decoder's head; the context's padding is that of source and target alike."""
-        memory = self.encoder.hidden(source, context=context)  # (batch, source tokens, width)
-        context = Context(context.padding, memory, context.padding)
+        """Everything below the decoder's head; the context pads the target, and the memory for the source."""
+        source_context = Context(context.memory_padding)
+        memory = self.encoder.hidden(source, context=source_context)  # (batch, source tokens, width)
+        context = Context(context.padding, memory, context.memory_padding)
         return self.decoder.hidden(target, context=context)  # (batch, target tokens, width)
 
     def forward(self, source: Tensor, target: Tensor, *, context: Context = ALONE) -> Tensor:

@@ -14,7 +14,7 @@ class Context:
     Args:
         padding: Which tokens are real, (batch, tokens) of bool; None for all.
         memory: The encoder's output, (batch, source tokens, width), for cross-attention.
-        memory_padding: Which tokens of the memory are real; None for all.
+        memory_padding: Which tokens of the memory, which are those of the source, are real; None for all.
     """
 
     padding: Tensor | None = None

@@ -1,8 +1,9 @@
-"""The kernel of the input (vectors, a Gram matrix, embeddings of tokens), and the embeddings' gradients."""
+"""The kernel of the input (vectors, a Gram matrix, embeddings of tokens), and gradients of what makes it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +23,15 @@ class Input:
         cov: The same between two tokens of a sequence.
         gram: T x T second moments of input vectors, in place of q and cov; None without.
         ids: (batch, tokens) token ids; None for uniform random ones.
+        features: Parameters that make the input vectors linearly, x_i = sum over theta of f_theta(i) theta:
+            name -> K_ij = <f(i), f(j)>, T x T.
     """
 
     q: float = 1.0
     cov: float = 0.0
     gram: Kernel | None = None
     ids: npt.NDArray[np.intp] | None = None
+    features: Mapping[str, Kernel] = field(default_factory=dict)
 
 
 def _second_moment(table: Embedding) -> float:
@@ -107,12 +111,11 @@ def input_kernel(arch: Transformer, layout: Layout, given: Input) -> Kernel:
     return np.asarray(np.sum(parts, axis=0))
 
 
-def record_embeddings(
-    arch: Transformer, layout: Layout, given: Input, gradient: Kernel, record: Record
-) -> None:
-    """Record the gradients of the embeddings: rows that several tokens read add their gradients.
+def record_inputs(arch: Transformer, layout: Layout, given: Input, gradient: Kernel, record: Record) -> None:
+    """Record the gradients of what makes the input: embeddings, or features of the vectors.
 
         E||dL/dE||^2 = scale^2 sum_ij [i and j read the same row] G_ij
+        E||dL/dtheta||^2 = sum_ij K_ij G_ij, K_ij = <f(i), f(j)>, as dL/dtheta = sum_i f(i)^T dL/dx_i
 
     Args:
         arch: The architecture.
@@ -124,6 +127,8 @@ def record_embeddings(
     Source:
         definition.
     """
+    for name, features in given.features.items():
+        record.parameter(name, "weight", layout.inner(features, gradient))
     for name, table in _tables(arch):
         rows = same_row(arch, name, layout, given.ids)
         record.table(name, float(table.scale) ** 2 * layout.inner(rows, gradient), shared=False)

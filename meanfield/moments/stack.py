@@ -11,7 +11,7 @@ from meanfield.errors import InputError
 from meanfield.moments.backward import backward
 from meanfield.moments.forward import forward
 from meanfield.moments.identity import identity_share
-from meanfield.moments.inputs import Input, input_kernel, record_embeddings, same_row
+from meanfield.moments.inputs import Input, input_kernel, record_inputs, same_row
 from meanfield.moments.loss import Loss, loss_gradient
 from meanfield.moments.record import Record
 from meanfield.moments.state import Gram, Kernel, Layout, Step
@@ -119,8 +119,7 @@ def run_backward(
             gradient = record.rescale(gradient)
     record.layer = 0
     record.point("input", done.start, gradient)
-    if arch.embedding is not None:
-        record_embeddings(arch, layout, given, gradient, record)
+    record_inputs(arch, layout, given, gradient, record)
 
 
 def propagate(

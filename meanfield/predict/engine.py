@@ -7,17 +7,10 @@ from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from meanfield.checks import (
-    check_architecture,
-    check_gram,
-    check_ids,
-    check_moments,
-    check_padding,
-    check_positions,
-)
+from meanfield.checks import check_architecture
 from meanfield.errors import InputError, positive_integer
+from meanfield.given import FeaturesPerStack, Given, PerStack, given_inputs
 from meanfield.moments.inputs import Input
 from meanfield.moments.loss import Loss
 from meanfield.moments.stack import needs_order, propagate, propagate_encoder_decoder
@@ -40,9 +33,10 @@ def predict(
     label_smoothing: float = 0.0,
     q: float = 1.0,
     cov: float = 0.0,
-    gram: npt.ArrayLike | None = None,
-    ids: npt.ArrayLike | None = None,
-    padding: npt.ArrayLike | None = None,
+    gram: PerStack | None = None,
+    ids: PerStack | None = None,
+    padding: PerStack | None = None,
+    features: FeaturesPerStack | None = None,
     samples: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Prediction:
@@ -51,6 +45,9 @@ def predict(
     Nothing is measured or fitted: the numbers follow from the architecture value alone. Without samples they
     are those of infinite width. With samples they hold at the real width: the hidden states of that many
     initialisations are drawn, exactly in law, without any weight (`meanfield.weight_free`).
+
+    For an encoder-decoder ``gram``, ``ids``, ``padding`` and ``features`` are tuples (source, target), whose
+    parts may be None; an array that is no tuple is that of both.
 
     Args:
         arch: The architecture.
@@ -67,6 +64,10 @@ def predict(
             tokens, sequence by sequence.
         ids: Token ids of shape (batch, tokens) where there is an embedding; uniform random ones if None.
         padding: Booleans of shape (batch, tokens), True where a token is real; all if None.
+        features: With ``gram``: parameters theta that make the vectors linearly, x_i = sum over theta of
+            f_theta(i) theta, by name: K_ij = <f_theta(i), f_theta(j)>, T x T. Each gets a row of layer 0 with
+            E||dL/dtheta||^2 = sum_ij K_ij G_ij, G the gradient kernel of the vectors: patch projections,
+            class tokens, positions, biases.
         samples: Initialisations to draw for the means and error bars at the real width; 0 for the limit.
         progress: Called with the number of initialisations drawn since the last call.
 
@@ -95,42 +96,35 @@ def predict(
         [100.0, 100.0, 100.0]
     """
     arch = check_architecture(arch)
-    tokens, batch = positive_integer("tokens", tokens), positive_integer("batch", batch)
     if not isinstance(label_smoothing, Real):
         raise InputError(f"label_smoothing={label_smoothing!r} is not a number: give a real number")
     objective = Loss(loss, float(label_smoothing))
-    stack = arch.decoder if isinstance(arch, EncoderDecoder) else arch
-    for part in (arch.encoder, arch.decoder) if isinstance(arch, EncoderDecoder) else (arch,):
-        check_positions(part, tokens)
     if samples != 0 and positive_integer("samples", samples) < 2:
         raise InputError("samples=1 has no spread: give 0 for the limit, or at least 2")
-    if stack.embedding is not None and ((q, cov) != (1, 0) or gram is not None):
-        raise InputError(
-            "q, cov and gram mean nothing where an embedding makes the input: leave them out, or leave out "
-            "vocab"
-        )
-    if gram is not None and (q, cov) != (1, 0):
-        raise InputError("gram holds what q and cov say: give one or the other")
-    check_moments(q, cov, tokens)
-    mask = None if padding is None else check_padding(padding, batch, tokens)
-    given = Input(
-        q,
-        cov,
-        None if gram is None else check_gram(gram, batch * tokens),
-        None if ids is None else check_ids(ids, batch, tokens, stack),
+    fed = given_inputs(
+        arch,
+        tokens=tokens,
+        batch=batch,
+        source_tokens=source_tokens,
+        q=q,
+        cov=cov,
+        gram=gram,
+        ids=ids,
+        padding=padding,
+        features=features,
     )
+    tokens, batch = fed[-1].tokens, positive_integer("batch", batch)
     with one_thread():
-        record, layout = _limit(arch, tokens, batch, source_tokens, mask, given, objective)
+        record, layout = _limit(arch, batch, fed, objective)
     if samples == 0:
         return Prediction(configuration(arch, tokens, batch, loss), record, layout)
-    if source_tokens not in (None, tokens):
-        raise InputError(f"samples need source_tokens={tokens}, as many as in the target: leave it out")
     from meanfield import weight_free  # needs an array library of its own: not at import
 
     drawn = weight_free.sample(
         arch,
         tokens=tokens,
         batch=batch,
+        source_tokens=source_tokens,
         seeds=range(samples),
         loss=loss,
         label_smoothing=label_smoothing,
@@ -139,6 +133,7 @@ def predict(
         gram=gram,
         ids=ids,
         padding=padding,
+        features=features,
         dtype="float32" if _moderate(record) else "float64",
         progress=progress,
     )
@@ -146,41 +141,32 @@ def predict(
 
 
 def _limit(
-    arch: Transformer | EncoderDecoder,
-    tokens: int,
-    batch: int,
-    source_tokens: int | None,
-    padding: npt.NDArray[np.bool_] | None,
-    given: Input,
-    loss: Loss,
+    arch: Transformer | EncoderDecoder, batch: int, fed: tuple[Given, ...], loss: Loss
 ) -> tuple[Record, Layout]:
     """Run the recursion in the smallest layout that holds what differs."""
-    if isinstance(arch, EncoderDecoder):
-        if given.gram is not None or given.ids is not None or padding is not None:
-            raise InputError("gram, ids and padding are for one stack: leave them out for an encoder-decoder")
-        source = positive_integer("source_tokens", tokens if source_tokens is None else source_tokens)
-        target = Gram(tokens, batch)
-        encoder = Gram(source, batch, streams=target.streams, errors=target.errors)
-        return propagate_encoder_decoder(arch, encoder, target, loss=loss, given=(given, given)), target
-    if source_tokens is not None:
-        raise InputError("source_tokens is for an encoder-decoder: leave it out")
-    layout, given = _layout(arch, tokens, batch, padding, given)
-    return propagate(arch, layout, loss=loss, given=given), layout
+    if isinstance(arch, Transformer):
+        layout, given = _layout(fed[0], batch)
+        return propagate(arch, layout, loss=loss, given=given), layout
+    source, target = fed
+    whole = Gram(target.tokens, batch, target.padding)
+    encoder = Gram(source.tokens, batch, source.padding, streams=whole.streams, errors=whole.errors)
+    inputs = source.input, target.input
+    return propagate_encoder_decoder(arch, encoder, whole, loss=loss, given=inputs), whole
 
 
-def _layout(
-    arch: Transformer, tokens: int, batch: int, padding: npt.NDArray[np.bool_] | None, given: Input
-) -> tuple[Layout, Input]:
+def _layout(fed: Given, batch: int) -> tuple[Layout, Input]:
     """Choose the smaller layout where tokens are exchangeable."""
-    whole = Gram(tokens, batch, padding)
-    if needs_order(arch, batch) or padding is not None or given.ids is not None:
+    given = fed.input
+    whole = Gram(fed.tokens, batch, fed.padding)
+    differ = fed.padding is not None or given.ids is not None or bool(given.features)
+    if differ or needs_order(fed.stack, batch):
         return whole, given
     if given.gram is None:
-        return Exchangeable(tokens, batch), given
+        return Exchangeable(fed.tokens, batch), given
     values = whole.contract(given.gram)
     if values is None or values[2] != 0:
         return whole, given
-    return Exchangeable(tokens, batch), Input(float(values[0]), float(values[1]))
+    return Exchangeable(fed.tokens, batch), Input(float(values[0]), float(values[1]))
 
 
 def _moderate(record: Record) -> bool:

@@ -11,7 +11,7 @@ from meanfield.checks import check_architecture, check_moments
 from meanfield.errors import InputError, positive_integer
 from meanfield.moments.backward import backward
 from meanfield.moments.forward import forward
-from meanfield.moments.inputs import Input, input_kernel, record_embeddings
+from meanfield.moments.inputs import Input, input_kernel, record_inputs
 from meanfield.moments.loss import Loss, loss_gradient
 from meanfield.moments.record import Record
 from meanfield.moments.stack import needs_order
@@ -99,8 +99,7 @@ def total_grad_sq(
 
 def _embeddings(arch: Transformer, layout: Exchangeable, given: Input, gradient: Kernel) -> float:
     record = _Total()
-    if arch.embedding is not None:
-        record_embeddings(arch, layout, given, gradient, record)
+    record_inputs(arch, layout, given, gradient, record)
     return record.total
 
 

@@ -49,8 +49,8 @@ def encoder_decoder(
         3.0
     """
     where = placement_named(placement)
-    accepted = tuple(name for name in OPTIONS if name not in ("causal", "vocab"))
-    chosen = options_from(options, accepted, init=where.init)
+    accepted = tuple(name for name in OPTIONS if name != "causal")
+    chosen = options_from({**options, "vocab": vocab}, accepted, init=where.init)
     return assemble(f"encoder_decoder_{placement}", where, width, depth, decoder_depth, vocab, chosen)
 
 

@@ -156,20 +156,21 @@ def _grouped(x: Array, op: Attention, xp: Any) -> Array:
 
 
 def _mask(op: Attention, run: Run) -> Array | None:
-    """Which keys a query sees, (1, batch or 1, 1, tokens, tokens); None where all are."""
-    if not op.masked and run.real is None:
+    """Which keys a query sees, (1, batch or 1, 1, tokens, source tokens); None where all are."""
+    source = run.feed if run.memory is None or not op.cross else run.memory.feed
+    if not op.masked and source.real is None:
         return None
-    key = (op.causal, op.window, op.cross)
+    key = (run.prefix, op.causal, op.window, op.cross)
     if key not in run.masks:
-        gap = np.arange(run.tokens)[:, None] - np.arange(run.tokens)  # (tokens, tokens), i - j
+        gap = np.arange(run.tokens)[:, None] - np.arange(source.tokens)  # (tokens, source tokens), i - j
         seen = np.ones((1, *gap.shape), dtype=bool)
         if op.causal:
             seen &= gap >= 0
         if op.window is not None:
             seen &= np.abs(gap) < op.window
-        if run.real is not None:
+        if source.real is not None:
             # A padded token sees itself at least: nobody reads its output, and it has to be a number.
-            keys = run.real[:, None, :]
+            keys = source.real[:, None, :]
             seen = seen & (keys if op.cross else keys | (gap == 0))
         run.masks[key] = run.backend.asarray(seen[None, :, None])
     return run.masks[key]
@@ -177,7 +178,7 @@ def _mask(op: Attention, run: Run) -> Array | None:
 
 def _one_hot(bias: RelativeBias, run: Run) -> Array:
     """(tokens^2, buckets)."""
-    key = (bias.buckets, bias.max_distance, bias.bidirectional)
+    key = (run.prefix, bias.buckets, bias.max_distance, bias.bidirectional)
     if key not in run.masks:
         bucket = bucket_of_pairs(bias, run.tokens)
         run.masks[key] = run.backend.asarray(np.eye(bias.buckets)[bucket.reshape(-1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,11 +24,30 @@ class Table:
     gradient: Array
 
 
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What one stack is fed with.
+
+    Attributes:
+        tokens: Tokens in a sequence.
+        real: Which tokens are no padding, (batch, tokens); None where all are.
+        ids: Token ids, (seeds or 1, T); None for vectors.
+        root: Root of the T x T Gram matrix of the vectors; None for independent ones.
+        features: Inner products of what makes the vectors, T x T, by the names of the parameters.
+    """
+
+    tokens: int
+    real: NDArray[np.bool_] | None = None
+    ids: NDArray[Any] | None = None
+    root: NDArray[np.float64] | None = None
+    features: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class Memory:
     """The encoder's output, which every layer of the decoder reads, with the gradient it receives."""
 
-    values: Array
+    feed: Feed
     span: Any
     gradient: Array
 
@@ -55,15 +75,14 @@ class Run:
         backend: Where arrays live.
         streams: One stream of random numbers for each seed.
         batch: Sequences.
-        tokens: Tokens in a sequence.
-        real: Which tokens are no padding, (batch, tokens); None where all are.
+        feed: What the present stack is fed with.
+        prefix: Of the names of the present stack's modules.
     """
 
     backend: Backend
     streams: list[Any]
     batch: int
-    tokens: int
-    real: NDArray[np.bool_] | None = None
+    feed: Feed
     prefix: str = ""
     layer: int = 0
     squares: dict[ParameterKey, Array] = field(default_factory=dict)
@@ -76,6 +95,11 @@ class Run:
     def xp(self) -> Any:
         """The array namespace."""
         return self.backend.xp
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in a sequence of the present stack."""
+        return self.feed.tokens
 
     @property
     def seeds(self) -> int:

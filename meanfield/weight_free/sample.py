@@ -6,22 +6,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from meanfield import ops
-from meanfield.checks import (
-    check_architecture,
-    check_gram,
-    check_ids,
-    check_moments,
-    check_padding,
-    check_positions,
-)
+from meanfield.checks import check_architecture
 from meanfield.errors import InputError, positive_integer
+from meanfield.given import FeaturesPerStack, Given, PerStack, given_inputs, gram_root
+from meanfield.moments.inputs import Input
 from meanfield.moments.loss import Loss
 from meanfield.threads import one_thread
 from meanfield.weight_free.backend import Backend, generator
-from meanfield.weight_free.run import Run
+from meanfield.weight_free.run import Feed, Run
 from meanfield.weight_free.stack import Data, squares
 
 
@@ -30,14 +25,16 @@ def sample(
     *,
     tokens: int,
     batch: int = 1,
+    source_tokens: int | None = None,
     seeds: Iterable[int],
     loss: str = "linear",
     label_smoothing: float = 0.0,
     q: float = 1.0,
     cov: float = 0.0,
-    gram: ArrayLike | None = None,
-    ids: ArrayLike | None = None,
-    padding: ArrayLike | None = None,
+    gram: PerStack | None = None,
+    ids: PerStack | None = None,
+    padding: PerStack | None = None,
+    features: FeaturesPerStack | None = None,
     dtype: str = "float64",
     backend: Backend | None = None,
     progress: Callable[[int], None] | None = None,
@@ -52,17 +49,20 @@ def sample(
 
     Args:
         arch: The architecture.
-        tokens: Tokens in a sequence, of source and target alike.
+        tokens: Tokens in a sequence; of the target for an encoder-decoder.
         batch: Sequences.
+        source_tokens: Tokens in a source sequence of an encoder-decoder; as many as in the target if None.
         seeds: Distinct integers of at least 0; a seed gives the same numbers in any company.
         loss: ``"linear"``, ``"mse"``, or ``"cross_entropy"``, which needs a head and has uniform labels.
         label_smoothing: For cross entropy, in [0, 1).
         q: Second moment per coordinate of input vectors; an embedding makes its own input.
         cov: The same between two tokens of a sequence.
-        gram: T x T matrix of second moments in place of q and cov.
-        ids: Token ids (batch, tokens), for source and target alike; uniform for each seed without.
+        gram: T x T matrix of second moments in place of q and cov; for this one and the next three see
+            `meanfield.predict`.
+        ids: Token ids (batch, tokens); uniform for each seed without.
         padding: Booleans (batch, tokens), True for a real token; the others are not attended to and have no
             part in the loss.
+        features: T x T inner products of what makes the vectors, by the names of the parameters.
         dtype: ``"float32"`` or ``"float64"``.
         backend: Where to compute; numpy by default, with this dtype.
         progress: Called with the number of seeds finished since the last call.
@@ -91,32 +91,31 @@ def sample(
         1.0
     """
     arch, target = check_architecture(arch), Loss(loss, label_smoothing)
-    tokens, batch = positive_integer("tokens", tokens), positive_integer("batch", batch)
-    stacks = [arch.encoder, arch.decoder] if isinstance(arch, ops.EncoderDecoder) else [arch]
-    if loss == "cross_entropy" and stacks[-1].head is None:
+    fed = given_inputs(
+        arch,
+        tokens=tokens,
+        batch=batch,
+        source_tokens=source_tokens,
+        q=q,
+        cov=cov,
+        gram=gram,
+        ids=ids,
+        padding=padding,
+        features=features,
+    )
+    batch, head = positive_integer("batch", batch), fed[-1].stack.head
+    if loss == "cross_entropy" and head is None:
         raise InputError(f"loss={loss!r} needs an output head and {arch.name} has none: give vocab=...")
-    embedded = stacks[0].embedding is not None
-    if embedded and (gram is not None or (q, cov) != (1, 0)):
-        raise InputError(
-            "q, cov and gram mean nothing where an embedding makes the input: leave them out, or give ids"
-        )
-    for stack in stacks:
-        check_positions(stack, tokens)
-    real = None if padding is None else check_padding(padding, batch, tokens)
-    if real is not None and not real.any(axis=1).all():
-        raise InputError("padding leaves a sequence without a real token: keep at least one")
-    root = None if embedded else _root(q, cov, gram, batch, tokens)
-    given = None
-    for stack in stacks if ids is not None else []:
-        given = check_ids(ids, batch, tokens, stack)
+    roots = [_root(each.input, batch, each.tokens) if each.stack.embedding is None else None for each in fed]
     where = Backend(dtype) if backend is None else backend
     ordered = _check_seeds(seeds)
-    together = max(1, where.entries // (batch * tokens * max(_widest(stack) for stack in stacks)))
+    longest = max(each.tokens for each in fed)
+    together = max(1, where.entries // (batch * longest * max(_widest(each.stack) for each in fed)))
     found: list[dict[ops.ParameterKey, NDArray[np.float64]]] = []
     for start in range(0, len(ordered), together):
         chunk = ordered[start : start + together]
-        data = _data(stacks, chunk, batch * tokens, target, root, given)
-        run = Run(where, where.streams(chunk), batch, tokens, real)
+        data = _data(fed, chunk, batch, target, roots)
+        run = Run(where, where.streams(chunk), batch, data.feeds[0])
         with np.errstate(all="ignore"), one_thread():  # what is beyond the type is refused below
             squares(arch, data, run)
         found.append({key: where.host(run.squares[key]) for key in reversed(run.squares)})
@@ -140,44 +139,39 @@ def _widest(arch: ops.Transformer) -> int:
     return max([arch.width, *sizes, *([] if arch.head is None else [arch.head.linear.d_out])])
 
 
-def _root(
-    q: float, cov: float, gram: ArrayLike | None, batch: int, tokens: int
-) -> NDArray[np.float64] | None:
+def _root(given: Input, batch: int, tokens: int) -> NDArray[np.float64] | None:
     """Root of the Gram matrix of input vectors; None for independent tokens of second moment 1."""
-    check_moments(q, cov, tokens)
-    if gram is None and (q, cov) == (1, 0):
+    if given.gram is None and (given.q, given.cov) == (1, 0):
         return None
-    within = np.full((tokens, tokens), float(cov)) + (q - cov) * np.eye(tokens)
-    matrix = np.kron(np.eye(batch), within) if gram is None else check_gram(gram, batch * tokens)
-    values, vectors = np.linalg.eigh(matrix)
-    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)), dtype=np.float64)
+    within = np.full((tokens, tokens), float(given.cov)) + (given.q - given.cov) * np.eye(tokens)
+    return gram_root(np.asarray(np.kron(np.eye(batch), within)) if given.gram is None else given.gram)
 
 
 def _data(
-    stacks: list[ops.Transformer],
+    fed: tuple[Given, ...],
     seeds: list[int],
-    total: int,
+    batch: int,
     loss: Loss,
-    root: NDArray[np.float64] | None,
-    ids: NDArray[Any] | None,
+    roots: list[NDArray[np.float64] | None],
 ) -> Data:
     """Ids and labels of some seeds, each from the seed's own stream on the host."""
     streams = [generator(seed, "discrete") for seed in seeds]
 
-    def integers(high: int) -> NDArray[Any]:
+    def integers(high: int, total: int) -> NDArray[Any]:
         return np.stack([stream.integers(high, size=total) for stream in streams])
 
-    looked_up: list[NDArray[Any] | None] = []
-    for stack in stacks:
-        if stack.embedding is None:
-            looked_up.append(None)
-        elif ids is None:
-            looked_up.append(integers(stack.embedding.vocab))
-        else:
-            looked_up.append(np.broadcast_to(ids.reshape(1, -1), (len(seeds), total)))
-    head = stacks[-1].head
-    labels = integers(head.linear.d_out) if loss.name == "cross_entropy" and head is not None else None
-    return Data(loss, root, looked_up, labels)
+    feeds = []
+    for each, root in zip(fed, roots, strict=True):
+        embedding, total = each.stack.embedding, batch * each.tokens
+        ids = None if each.input.ids is None else each.input.ids.reshape(1, -1)
+        if embedding is not None:
+            ids = integers(embedding.vocab, total) if ids is None else np.repeat(ids, len(seeds), axis=0)
+        feeds.append(Feed(each.tokens, each.padding, ids, root, each.input.features))
+    head = fed[-1].stack.head
+    labels = None
+    if loss.name == "cross_entropy" and head is not None:
+        labels = integers(head.linear.d_out, batch * fed[-1].tokens)
+    return Data(loss, feeds, labels)
 
 
 def _check_range(

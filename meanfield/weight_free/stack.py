@@ -15,7 +15,7 @@ from meanfield.weight_free.backend import Array
 from meanfield.weight_free.backward import backward
 from meanfield.weight_free.forward import forward
 from meanfield.weight_free.linear import span
-from meanfield.weight_free.run import Memory, Run
+from meanfield.weight_free.run import Feed, Memory, Run
 
 Kept: TypeAlias = list[tuple[int, ops.Op, Any]]
 """Layer, op and what its forward rule has saved, in order."""
@@ -27,14 +27,12 @@ class Data:
 
     Attributes:
         loss: The loss.
-        root: Root of the T x T Gram matrix of input vectors; None for independent tokens.
-        ids: One (seeds or 1, T) array of ids for each stack.
+        feeds: What each stack is fed with.
         labels: Classes (seeds, T), or None.
     """
 
     loss: Loss
-    root: NDArray[Any] | None
-    ids: list[NDArray[Any] | None]
+    feeds: list[Feed]
     labels: NDArray[Any] | None
 
 
@@ -47,16 +45,17 @@ def squares(arch: ops.Transformer | ops.EncoderDecoder, data: Data, run: Run) ->
         run: The pass.
     """
     if isinstance(arch, ops.Transformer):
-        y, saved = _up(arch, data.ids[0], data.root, run)
+        y, saved = _up(arch, run)
         _down(saved, _top(arch, y, data, run), run)
         return
-    run.prefix = "encoder."
-    y, saved = _up(arch.encoder, data.ids[0], data.root, run)
-    run.memory = Memory(y, span(y, run), run.xp.zeros_like(y))
-    run.prefix = "decoder."
-    z, saved_decoder = _up(arch.decoder, data.ids[1], data.root, run)
+    source, target = data.feeds
+    run.prefix, run.feed = "encoder.", source
+    y, saved = _up(arch.encoder, run)
+    run.memory = Memory(source, span(y, run), run.xp.zeros_like(y))
+    run.prefix, run.feed = "decoder.", target
+    z, saved_decoder = _up(arch.decoder, run)
     _down(saved_decoder, _top(arch.decoder, z, data, run), run)
-    run.prefix = "encoder."
+    run.prefix, run.feed = "encoder.", source
     _down(saved, run.memory.gradient, run)
 
 
@@ -79,12 +78,11 @@ def _embeddings(
     return [(part, own) for part, own in looked_up if part is not None]
 
 
-def _up(
-    arch: ops.Transformer, ids: NDArray[Any] | None, root: NDArray[Any] | None, run: Run
-) -> tuple[Array, Kept]:
+def _up(arch: ops.Transformer, run: Run) -> tuple[Array, Kept]:
     """Last hidden states, and what each embedding and each part has saved."""
     run.layer, run.tied = 0, None
     kept: Kept = []
+    ids, root = run.feed.ids, run.feed.root
     if ids is None:
         x = run.normal(run.batch * run.tokens, arch.width)
         x = x if root is None else run.backend.asarray(root) @ x
@@ -106,8 +104,8 @@ def _up(
 def _top(arch: ops.Transformer, y: Array, data: Data, run: Run) -> Array:
     """Gradient of the last hidden states."""
     run.layer = arch.depth + 1
-    real = np.ones(run.batch * run.tokens) if run.real is None else 1.0 * run.real.reshape(-1)
-    share = run.backend.asarray((real / real.sum())[:, None])
+    real = np.ones((run.batch, run.tokens), dtype=bool) if run.feed.real is None else run.feed.real
+    share = run.backend.asarray(real.reshape(-1, 1) / real.sum())
     if data.loss.name == "linear":
         return losses.linear(y, share, run)
     if data.loss.name == "mse":
@@ -124,3 +122,7 @@ def _down(kept: Kept, g: Array, run: Run) -> None:
         run.layer = first + part.times if isinstance(part, ops.Repeat) else first
         before = backward(part, saved, g, run)
         g = g if isinstance(part, ops.Embedding) else before  # embeddings are summed: each gets all of g
+    run.layer = 0
+    for name, features in run.feed.features.items():  # dL/dtheta = sum_i f(i)^T g_i
+        of_pairs = run.backend.asarray(features) * (g @ run.xp.matrix_transpose(g))
+        run.add(name, "weight", run.xp.sum(of_pairs, axis=(1, 2)))

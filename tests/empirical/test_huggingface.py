@@ -41,7 +41,7 @@ def ours(case: Case, arch: Architecture, values: Views) -> tuple[Tensor, Views]:
     for key, tensor in parameters.items():
         tensor.data = values[key]
     inputs = [ids(0), ids(1)] if isinstance(arch, ops.EncoderDecoder) else [ids(0)]
-    y = model(*inputs, context=Context(case.real))
+    y = model(*inputs, context=Context(case.real, memory_padding=case.real))
     gradients = torch.autograd.grad(probe(y, case.real), list(parameters.values()))
     return y, dict(zip(parameters, gradients, strict=True))
 

@@ -156,7 +156,7 @@ def test_a_bad_gram_matrix_is_refused(gram: Any, match: str) -> None:
     [
         ({"ids": [[1, 2]]}, "ids mean nothing"),
         ({"padding": [[True]]}, r"padding has shape \(1, 1\)"),
-        ({"padding": [[False, False]]}, "sequence 0 without a token"),
+        ({"padding": [[False, False]]}, "sequence 0 without a real token"),
         ({"gram": GOOD[:2, :2], "q": 2.0}, "one or the other"),
         ({"source_tokens": 3}, "for an encoder-decoder"),
         ({"samples": 1}, "samples=1 has no spread"),

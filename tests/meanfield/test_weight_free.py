@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,20 @@ from meanfield.errors import InputError, MissingRuleError, UnknownNameError
 from meanfield.moments.masks import bucket
 from meanfield.weight_free import Backend, backward, forward, sample
 from meanfield.weight_free.linear import project, project_back
-from meanfield.weight_free.run import Run
+from meanfield.weight_free.run import Feed, Run
 from tests.meanfield.weights import both_ways
 
 SMALL: dict[str, Any] = {"width": 8, "depth": 2, "heads": 2, "d_ff": 12}
 PADDED = np.array([[True, True, True], [False, True, True]])
+SOURCE_PADDED = np.array([[True, True, False, True], [True, False, False, False]])
+
+
+def bare(arch: mf.EncoderDecoder) -> mf.EncoderDecoder:
+    """Both stacks without embedding and head, as torch.nn.Transformer is."""
+    stacks = (replace(stack, embedding=None, head=None) for stack in (arch.encoder, arch.decoder))
+    return mf.EncoderDecoder("bare", *stacks)
+
+
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "post_ln": (mf.post_ln(**SMALL), {}),
     "pre_ln, rmsnorm, causal, window": (
@@ -63,6 +73,17 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "encoder-decoder": (
         mf.paper_encoder_decoder(width=8, depth=2, heads=2, d_ff=12, vocab=9),
         {"loss": "cross_entropy", "padding": PADDED},
+    ),
+    "encoder-decoder of two lengths": (
+        mf.encoder_decoder(
+            **SMALL, vocab=9, tied=True,
+            relative_bias=ops.RelativeBias("attention.relative_bias", ops.Draw(1), 8, 6, shared=True),
+        ),
+        {"loss": "cross_entropy", "padding": PADDED, "source_tokens": 4, "source_padding": SOURCE_PADDED},
+    ),
+    "encoder-decoder on vectors": (
+        bare(mf.encoder_decoder(**SMALL, placement="pre_ln", vocab=9)),
+        {"source_tokens": 5, "padding": PADDED},
     ),
     "parallel": (mf.pre_ln(**SMALL, parallel=True, skip_scale=0.7, branch_scale=0.4), {}),
 }  # fmt: skip
@@ -114,7 +135,7 @@ def test_both_products_are_those_of_one_matrix(tokens: int, width: int, rank: in
     """With repeated, nearly dependent or many tokens: <G, X W> = <G W^T, X>, and W's part is Gaussian."""
     x = _rows(3, tokens, width, rank, spread)
     backend = Backend()
-    run = Run(backend, backend.streams(range(3)), 1, tokens)
+    run = Run(backend, backend.streams(range(3)), 1, Feed(tokens))
     op = ops.Linear(width, 6, ops.Draw(0.5))
     outputs, saved = project({"up": op}, x, run)
     np.testing.assert_allclose(saved.span.rows @ saved.span.basis, x, atol=1e-12 * np.abs(x).max())
@@ -127,7 +148,7 @@ def test_both_products_are_those_of_one_matrix(tokens: int, width: int, rank: in
 
 def test_weights_of_variance_zero_have_gradients_and_pass_none_on() -> None:
     backend = Backend()
-    run = Run(backend, backend.streams([0]), 1, 3)
+    run = Run(backend, backend.streams([0]), 1, Feed(3))
     x, g = np.random.default_rng(0).standard_normal((2, 1, 3, 8))
     outputs, saved = project({"up": ops.Linear(8, 8, ops.Draw(0))}, x, run)
     before, found = project_back(saved, {"up": g}, run)
@@ -156,7 +177,7 @@ def test_a_repeated_token_gets_one_output() -> None:
     x = np.repeat(np.random.default_rng(0).standard_normal((2, 1, 8)), 3, axis=1)
     backend = Backend()
     outputs, _ = project(
-        {"up": ops.Linear(8, 5, ops.Draw(1))}, x, Run(backend, backend.streams([0, 1]), 1, 3)
+        {"up": ops.Linear(8, 5, ops.Draw(1))}, x, Run(backend, backend.streams([0, 1]), 1, Feed(3))
     )
     np.testing.assert_allclose(outputs["up"], outputs["up"][:, :1] * np.ones((1, 3, 1)), atol=1e-12)
 
@@ -247,7 +268,7 @@ def test_what_cannot_be_sampled_is_refused(
 
 
 def test_what_has_no_rule_is_refused_by_name() -> None:
-    run = Run(Backend(), [], 1, 1)
+    run = Run(Backend(), [], 1, Feed(1))
     with pytest.raises(MissingRuleError, match=r"weight_free.forward has no rule for Unknown"):
         forward.forward(Unknown(), None, run)
     with pytest.raises(MissingRuleError, match=r"weight_free.backward has no rule for Unknown"):

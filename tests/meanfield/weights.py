@@ -25,7 +25,7 @@ from meanfield import ops
 from meanfield.moments.loss import Loss
 from meanfield.weight_free import Backend, linear, sample
 from meanfield.weight_free.backend import Array
-from meanfield.weight_free.run import Run
+from meanfield.weight_free.run import Feed, Run
 from meanfield.weight_free.stack import Data, squares
 
 
@@ -50,7 +50,7 @@ def dense_project(maps: dict[str, ops.Linear], x: Any, run: Run) -> tuple[dict[s
 
 
 def dense_project_back(saved: Dense, gradients: dict[str, Array], run: Run) -> tuple[Array, dict[str, Array]]:
-    found = {name: np.swapaxes(saved.x, 1, 2) @ g for name, g in gradients.items()}
+    found = {name: np.swapaxes(saved.x, 1, 2) @ gradients[name] for name in saved.maps}
     before = sum(gradients[name] @ np.swapaxes(saved.weights[name], 1, 2) for name in saved.maps)
     return before, {name: (found[name] ** 2).sum((1, 2)) for name in saved.maps}
 
@@ -67,24 +67,29 @@ def distinct(value: Any, counter: Iterator[int]) -> Any:
     return value
 
 
+def stacks(arch: Any) -> list[ops.Transformer]:
+    return [arch.encoder, arch.decoder] if isinstance(arch, ops.EncoderDecoder) else [arch]
+
+
 class Given(Run):
     """A pass of one seed whose weights, masks and normals are those of a torch model."""
 
     def __init__(
-        self, arch: Any, model: Any, ids: np.ndarray, normals: list[np.ndarray], **layout: Any
+        self, arch: Any, model: Any, feeds: list[Feed], normals: list[np.ndarray], batch: int
     ) -> None:
-        super().__init__(Backend(), [None], **layout)
+        super().__init__(Backend(), [None], batch, feeds[0])
         self.given = iter(normals)
         self.mask_stream = np.random.default_rng(0)
         self.values = {(p.key.layer, p.law): p.tensor.detach().numpy() for p in named_parameters(model)}
         self.rows: dict[ops.Draw, np.ndarray] = {}  # of the row that each token reads
-        for stack in (arch.encoder, arch.decoder) if isinstance(arch, ops.EncoderDecoder) else (arch,):
-            places = np.tile(np.arange(self.tokens), self.batch)
+        for stack, feed in zip(stacks(arch), feeds, strict=True):
+            places = np.tile(np.arange(feed.tokens), batch)
             for table, read in (
-                (stack.embedding, ids), (stack.position, places), (stack.segment, 0 * places)
+                (stack.embedding, feed.ids), (stack.position, places), (stack.segment, 0 * places)
             ):  # fmt: skip
                 if table is not None:
-                    self.rows[table.weight] = read
+                    assert read is not None
+                    self.rows[table.weight] = read.reshape(-1)
 
     def normal(self, *shape: int) -> Array:
         return next(self.given).reshape(1, *shape)
@@ -106,7 +111,9 @@ def both_ways(
     *,
     tokens: int,
     batch: int,
+    source_tokens: int | None = None,
     padding: np.ndarray | None = None,
+    source_padding: np.ndarray | None = None,
     smoothing: float = 0.0,
 ) -> tuple[dict[ops.ParameterKey, float], dict[ops.ParameterKey, float]]:
     """Squared gradient norms of one model by the sampler's rules, and by automatic differentiation."""
@@ -115,30 +122,36 @@ def both_ways(
     shared = np.random.default_rng(0)
     for module in dropouts(model):
         module.generator = shared
-    stream, total = np.random.default_rng(1), batch * tokens
-    stack = arch.decoder if isinstance(arch, ops.EncoderDecoder) else arch
-    ids = stream.integers(0 if stack.embedding is None else stack.embedding.vocab, size=total, endpoint=True)
-    ids = np.minimum(ids, 10**9 if stack.embedding is None else stack.embedding.vocab - 1)
-    ids[-1] = ids[0]  # a token that occurs twice
-    x, r = stream.standard_normal((2, total, stack.width))
-    labels = stream.integers(1 if stack.head is None else stack.head.linear.d_out, size=(1, total))
-    labels[0, 0] = ids[0] if stack.embedding is not None else labels[0, 0]
+    stream, parts, stack = np.random.default_rng(1), stacks(arch), stacks(arch)[-1]
+    lengths = [tokens] if len(parts) == 1 else [source_tokens or tokens, tokens]
+    masks = [padding] if len(parts) == 1 else [source_padding, padding]
+    feeds, fed, normals = [], [], []
+    for part, length, mask in zip(parts, lengths, masks, strict=True):
+        ids = None
+        if part.embedding is None:
+            x = stream.standard_normal((batch, length, part.width))
+            normals.append(x)
+            fed.append(torch.from_numpy(x))
+        else:
+            ids = stream.integers(part.embedding.vocab, size=(1, batch * length))
+            ids[0, -1] = ids[0, 0]  # a token that occurs twice
+            fed.append(torch.from_numpy(ids.reshape(batch, length)))
+        feeds.append(Feed(length, mask, ids))
+    r = stream.standard_normal((batch * tokens, stack.width))
+    labels = stream.integers(1 if stack.head is None else stack.head.linear.d_out, size=(1, batch * tokens))
+    if ids is not None:
+        labels[0, 0] = ids[0, 0]
 
-    run = Given(
-        arch, model, ids, [r] if stack.embedding is not None else [x, r],
-        batch=batch, tokens=tokens, real=padding,
-    )  # fmt: skip
-    looked_up = None if stack.embedding is None else ids[None]
+    run = Given(arch, model, feeds, [*normals, r], batch)
     with mock.patch.multiple(linear, project=dense_project, project_back=dense_project_back):
-        squares(arch, Data(Loss(loss, smoothing), None, [looked_up, looked_up], labels), run)
+        squares(arch, Data(Loss(loss, smoothing), feeds, labels), run)
     ours = {key: float(value[0]) for key, value in run.squares.items()}
 
-    fed = torch.from_numpy(ids.reshape(batch, tokens))
-    if stack.embedding is None:
-        fed = torch.from_numpy(x.reshape(batch, tokens, -1))
     real = np.ones((batch, tokens), dtype=bool) if padding is None else padding
-    context = Context(None if padding is None else torch.from_numpy(padding))
-    hidden = model.hidden(*[fed] * (2 if isinstance(arch, ops.EncoderDecoder) else 1), context=context)
+    of_target, of_source = (
+        None if mask is None else torch.from_numpy(mask) for mask in (padding, source_padding)
+    )
+    hidden = model.hidden(*fed, context=Context(of_target, memory_padding=of_source))
     kept = torch.from_numpy(real.reshape(-1))
     y, targets = hidden.flatten(0, 1)[kept], torch.from_numpy(r)[kept]
     if loss == "linear":
