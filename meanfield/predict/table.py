@@ -114,16 +114,8 @@ class Prediction:
         """
         import pandas as pd
 
-        counts = Exchangeable(self.configuration["tokens"], self.configuration["batch"]).counts
-        missing = np.where(counts > 0, 0.0, np.nan)
         rows = [
-            (
-                layer,
-                module,
-                "activation",
-                *(self._values(kernel) + missing),
-                *(self._values(gradient) + missing),
-            )
+            (layer, module, "activation", *self._values(kernel), *self._values(gradient))
             for (layer, module), (kernel, gradient) in reversed(self.record.points.items())
         ]
         names = ["q", "cov", "cov_across", "q_grad", "cov_grad", "cov_grad_across"]
@@ -135,10 +127,12 @@ class Prediction:
         return max(self.layout.errors, default=0.0) if isinstance(self.layout, Gram) else 0.0
 
     def _values(self, kernel: Kernel) -> Kernel:
-        exchangeable = isinstance(self.layout, Exchangeable)
-        if kernel.ndim > (1 if exchangeable else 2):  # of two streams, the first
-            kernel = kernel[0]
-        return kernel if exchangeable else _means(kernel, self.configuration["batch"])
+        layout = self.layout
+        if isinstance(layout, Exchangeable):
+            own = kernel if kernel.ndim == 1 else kernel[0]  # of two streams, the first
+            return np.where(layout.counts > 0, own, np.nan)
+        own = kernel if kernel.ndim == 2 else kernel[0]
+        return _means(own, Exchangeable(len(own) // layout.batch, layout.batch))  # source or target
 
     def _table(self, rows: pd.DataFrame) -> pd.DataFrame:
         table = rows.assign(**self.configuration)
@@ -146,14 +140,13 @@ class Prediction:
         return table[[*KEYS, *values]].sort_values("layer", kind="stable", ignore_index=True)
 
 
-def _means(kernel: Kernel, batch: int) -> Kernel:
+def _means(kernel: Kernel, layout: Exchangeable) -> Kernel:
     """Means of a T x T kernel over the diagonal, over pairs within sequences and over pairs across them."""
-    tokens = kernel.shape[0] // batch
-    blocks = kernel.reshape(batch, tokens, batch, tokens)
+    blocks = kernel.reshape(layout.batch, layout.tokens, layout.batch, layout.tokens)
     own = float(np.trace(kernel))
     within = float(np.einsum("bibj->", blocks))
-    counts = np.maximum(Exchangeable(tokens, batch).counts, 1)
-    return np.array([own, within - own, kernel.sum() - within]) / counts
+    sums = np.array([own, within - own, kernel.sum() - within])
+    return np.divide(sums, layout.counts, out=np.full(3, np.nan), where=layout.counts > 0)
 
 
 def _width_columns(samples: Kernel, limit: Kernel) -> dict[str, Kernel]:

@@ -48,6 +48,32 @@ def test_features_keep_all_pairs_of_tokens() -> None:
     assert float(one_feature.df.grad_sq[0]) == pytest.approx(float(both.df.grad_sq[0]) / 2, rel=1e-2)
 
 
+def test_padding_of_the_source_is_a_shorter_source() -> None:
+    """Its padded tokens are hidden from the encoder and from cross-attention."""
+    arch = mf.encoder_decoder(**SIZES, vocab=9, placement="pre_ln")
+    how: dict[str, Any] = {"tokens": 3, "loss": "cross_entropy"}
+    source, target = IDS[:1], IDS[1:, :3]
+    padded = mf.predict(arch, **how, source_tokens=4, ids=(source, target), padding=(PADDING[:1], None)).df
+    short = mf.predict(arch, **how, ids=(source[:, :3], target)).df
+    np.testing.assert_allclose(padded.grad_sq, short.grad_sq, rtol=1e-12)
+    whole = mf.predict(arch, **how, source_tokens=4, ids=(source, target)).df
+    assert not np.allclose(whole.grad_sq, short.grad_sq, rtol=0.05)
+
+
+def test_one_array_is_that_of_source_and_target() -> None:
+    arch = mf.encoder_decoder(**SIZES, vocab=9)
+    one = mf.predict(arch, tokens=4, batch=2, ids=IDS, padding=PADDING).df
+    two = mf.predict(arch, tokens=4, batch=2, ids=(IDS, IDS), padding=(PADDING, PADDING)).df
+    np.testing.assert_array_equal(one.grad_sq, two.grad_sq)
+
+
+def test_moments_of_source_and_target_are_means_over_their_own_pairs() -> None:
+    points = mf.predict(mf.encoder_decoder(**SIZES, vocab=9), tokens=1, source_tokens=3).activations
+    encoder = points.module.str.startswith("encoder")
+    assert points["cov"][encoder].notna().all()
+    assert points["cov"][~encoder].isna().all()
+
+
 VECTORS = mf.pre_ln(**SIZES)
 WORDS = mf.pre_ln(**SIZES, vocab=9)
 PAIR = mf.encoder_decoder(**SIZES, vocab=9)
