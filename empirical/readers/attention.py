@@ -1,0 +1,232 @@
+"""Attention in a pass: products of queries and keys, their softmax, and the mixing of values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from empirical.readers import made, probing, rotary
+from empirical.readers.reading import UnsupportedModuleError
+from empirical.readers.terms import (
+    Bias,
+    Heads,
+    Made,
+    Mixed,
+    Opaque,
+    Operand,
+    Probabilities,
+    Scores,
+    Value,
+    View,
+    arrange,
+)
+from empirical.readers.trace import Node
+
+if TYPE_CHECKING:
+    from empirical.readers.interpret import Interpreter
+
+HIDDEN = -1e4
+"""Below it a score hides its key: masks are -inf, or the type's smallest number."""
+
+
+def scores(reader: Interpreter, node: Node, a: Node, b: Node) -> Value:
+    """Products of queries (products, queries, size) and keys (products, size, keys)."""
+    query, key = operand(reader, a), operand(reader, b, transposed=True)
+    count, tokens, sources = node.value.shape if node.value.dim() == 3 else (1, *node.value.shape)
+    index = torch.arange(node.value.numel()).reshape(node.value.shape)
+    if query.rows.shape != (count, tokens) or key.rows.shape != (count, sources):
+        raise UnsupportedModuleError(node.module, "a product of two hidden states that is no attention")
+    term = Scores(width=sources, at=node, layout=index, query=query, key=key)
+    return View(term, index)
+
+
+def operand(reader: Interpreter, node: Node, *, transposed: bool = False) -> Operand:
+    """Read one factor of a product of hidden states: which tokens and coordinates of which projection."""
+    value = reader.values[node]
+    if isinstance(value, View):
+        index = value.index.transpose(-1, -2) if transposed else value.index
+        index = index if index.dim() == 3 else index[None]
+        rows, columns = index // value.term.width, index % value.term.width
+        whole = torch.equal(rows, rows[..., :1].expand_as(rows))
+        if whole and torch.equal(columns, columns[:, :1].expand_as(columns)):
+            return Operand(value.term, rows[..., 0], columns[:, 0], value.scale)
+    if (
+        isinstance(value, Opaque)
+        and not value.tables
+        and len({id(entry.term) for entry in value.entries}) == 1
+    ):
+        return rotary.operand(reader.graph, node, value.entries[0].term, transposed=transposed)
+    raise UnsupportedModuleError(
+        node.module, "queries, keys or values that are no part of a linear map of the tokens, turned or not"
+    )
+
+
+def softmax(reader: Interpreter, node: Node) -> Value:
+    """Find scale, cap, mask and learned terms between products and softmax by trying them."""
+    before, axis = node.args[0], node.args[1]
+    value = reader.values[before]
+    entries = value.entries if isinstance(value, Opaque) else (value,) if isinstance(value, View) else ()
+    terms = {id(entry.term): entry.term for entry in entries}
+    term = next(iter(terms.values()), None)
+    if len(terms) != 1 or not isinstance(term, Scores) or axis % node.value.dim() != node.value.dim() - 1:
+        raise UnsupportedModuleError(
+            node.module, "a softmax of something else than products of queries and keys"
+        )
+    tables = value.tables if isinstance(value, Opaque) else ()
+    size = node.value.numel()
+    shape = term.layout.shape if term.layout.dim() == 3 else (1, *term.layout.shape)
+    if size != term.layout.numel():
+        raise UnsupportedModuleError(node.module, "a softmax over other keys than the products'")
+    off = {table: _without(reader.values[table], table) for table in tables}
+
+    def answer(x: Tensor) -> Tensor:
+        given = {term.at: x.reshape(term.at.value.shape), **off}
+        with torch.no_grad():
+            return reader.graph.run(given, [before])[0].reshape(shape)
+
+    zero = answer(torch.zeros(shape, dtype=torch.float64))
+    visible = torch.isfinite(zero) & (zero > HIDDEN)
+    _check_order(node, answer, zero, visible)
+    slope = (answer(torch.full(shape, 1e-4, dtype=torch.float64)) - zero)[visible] / 1e-4
+    if not len(slope) or float(slope.max() - slope.min()) > 1e-6 * abs(float(slope[0])) or slope[0] <= 0:
+        raise UnsupportedModuleError(
+            node.module, "scores are scaled differently for different heads or tokens"
+        )
+    scale = float(f"{float(slope[0]):.7g}")
+    constant = torch.where(visible, zero, 0.0)
+    large = (answer(torch.full(shape, 1e9, dtype=torch.float64)) - zero)[visible]
+    cap = float(large[0])
+    softcap = None if cap > 1e8 * scale else float(f"{cap:.7g}")
+    if softcap is not None:
+        x = torch.linspace(-3, 3, shape[-1], dtype=torch.float64).expand(shape) * softcap / scale
+        fits = (answer(x) - zero - softcap * torch.tanh(scale * x / softcap))[
+            visible
+        ].abs().max() < 1e-5 * softcap
+        if not bool(fits):
+            raise UnsupportedModuleError(node.module, "scores go through a function that is no soft cap")
+    bias = _bias(reader, node, tables, shape)
+    probabilities = Probabilities(
+        width=shape[-1],
+        at=node,
+        layout=torch.arange(size).reshape(node.value.shape),
+        scores=term,
+        scale=scale,
+        softcap=softcap,
+        visible=visible,
+        bias=bias,
+        slopes=_slopes(node, constant, visible),
+    )
+    return View(probabilities, probabilities.layout)
+
+
+def _without(value: Value, node: Node) -> Tensor:
+    """What is left of a learned term of scores without its parameters: masks that were added to it."""
+    constant = value.constant if isinstance(value, Made) else None
+    return torch.zeros(node.value.shape, dtype=torch.float64) if constant is None else constant
+
+
+def _check_order(node: Node, answer: object, zero: Tensor, visible: Tensor) -> None:
+    """Every score must depend on its own product alone, in the same order."""
+    assert callable(answer)
+    places = torch.randperm(zero.numel(), generator=torch.Generator().manual_seed(0))[:3]
+    x = torch.zeros_like(zero)
+    x.reshape(-1)[places] = 1.0
+    changed = (answer(x) != zero) & visible
+    expected = torch.zeros_like(visible)
+    expected.reshape(-1)[places] = True
+    if not torch.equal(changed, expected & visible):
+        raise UnsupportedModuleError(node.module, "scores are mixed or moved between products and softmax")
+
+
+def _bias(reader: Interpreter, node: Node, tables: tuple[Node, ...], shape: tuple[int, ...]) -> Bias | None:
+    if not tables:
+        return None
+    known = reader.values[tables[0]]
+    weight = made.table(known) if isinstance(known, Made) else None
+    if len(tables) > 1 or weight is None or weight.scale != 1 or weight.offset:
+        raise UnsupportedModuleError(
+            node.module, "scores get a learned term that is no table of relative positions as it stands"
+        )
+    return rotary.relative_bias(node, weight, reader.graph, shape)
+
+
+def _slopes(node: Node, constant: Tensor, visible: Tensor) -> Tensor | None:
+    """ALiBi: constant terms slope * (key - query), up to what all keys of a query share."""
+    if not bool(constant.any()):
+        return None
+    count, tokens, sources = constant.shape
+    distance = (torch.arange(sources) - torch.arange(tokens)[:, None]).double().expand_as(constant)
+    if tokens != sources:
+        raise UnsupportedModuleError(node.module, "constant terms of the scores that are no mask")
+    own = torch.diagonal(constant, dim1=1, dim2=2)[..., None]
+    relative = torch.where(visible, constant - own, 0.0)
+    for shape in (distance, -distance.abs()):
+        known = torch.where(visible, shape, 0.0)
+        slopes = (relative * known).sum((1, 2)) / known.square().sum((1, 2))
+        if bool((relative - slopes[:, None, None] * known).abs().max() < 1e-4 * relative.abs().max()):
+            return slopes
+    raise UnsupportedModuleError(
+        node.module, "scores get constant terms that are neither a mask nor proportional to the distance"
+    )
+
+
+def mixed(reader: Interpreter, node: Node, weights: View, values: Node) -> Value:
+    """Probabilities (products, queries, keys) times values (products, keys, size)."""
+    probabilities = weights.term
+    assert isinstance(probabilities, Probabilities)
+    value = operand(reader, values)
+    query, key = probabilities.scores.query, probabilities.scores.key
+    count, tokens = query.rows.shape
+    order = weights.index if weights.index.dim() == 3 else weights.index[None]
+    if not torch.equal(order.reshape(-1), torch.arange(order.numel())) or value.rows.shape != key.rows.shape:
+        raise UnsupportedModuleError(node.module, "attention weights are moved before they mix values")
+    if not torch.equal(value.rows, key.rows):
+        raise UnsupportedModuleError(node.module, "values of other tokens than the keys'")
+    heads, head = _heads(node, probabilities, value)
+    size = heads.value.shape[1]
+    width = len(heads.query) * size
+    column = head[:, None, None] * size + torch.arange(size)
+    layout = (query.rows[..., None] * width + column).reshape(node.value.shape)
+    term = Mixed(width=width, at=node, layout=layout, probabilities=probabilities, value=value, heads=heads)
+    return View(term, layout, weights.scale * value.scale)
+
+
+def _heads(node: Node, probabilities: Probabilities, value: Operand) -> tuple[Heads, Tensor]:
+    """Sort products into sequences and heads."""
+    query, key = probabilities.scores.query, probabilities.scores.key
+    sequences, sequence = _distinct(query.rows)
+    queries, head = _distinct(query.columns)
+    keys, key_head = _distinct(key.columns)
+    values, value_head = _distinct(value.columns)
+    batch, count, groups = len(sequences), len(queries), len(keys)
+    pairs = {(int(s), int(h)) for s, h in zip(sequence, head, strict=True)}
+    grouped = count % groups == 0 and torch.equal(key_head, head // (count // groups))
+    if len(pairs) != batch * count or len(query.rows) != batch * count or not grouped:
+        raise UnsupportedModuleError(
+            node.module, "products that are no heads by sequences, or keys not grouped in order"
+        )
+    if len(values) != groups or not torch.equal(value_head, key_head):
+        raise UnsupportedModuleError(node.module, "values with other heads than keys")
+    first = torch.tensor([int((sequence == s).nonzero()[0]) for s in range(batch)])
+    visible = probabilities.visible[first]
+    for s in range(batch):
+        if not bool((probabilities.visible[sequence == s] == visible[s]).all()):
+            raise UnsupportedModuleError(node.module, "heads that see different keys")
+    slopes = None
+    if probabilities.slopes is not None:
+        found = [probabilities.slopes[(head == h).nonzero()[0, 0]] for h in range(count)]
+        slopes = tuple(float(f"{float(x):.7g}") for x in found)
+    heads = Heads(sequences, key.rows[first], queries, keys, values, visible, slopes)
+    return heads, head
+
+
+def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct rows of a matrix in order of appearance, and which one each is."""
+    _, first, inverse = np.unique(rows.numpy(), axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rows[torch.from_numpy(first[order])], torch.from_numpy(rank[np.reshape(inverse, -1)])

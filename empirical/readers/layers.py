@@ -1,0 +1,202 @@
+"""From the steps of a whole stack to layers: what comes before the first, and what follows the last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from empirical.readers.assemble import Assembler
+from empirical.readers.reading import UnsupportedModuleError
+from empirical.readers.structure import Add, Attend, Gate, Single, Step, Steps
+from empirical.readers.terms import Activated, Capped, Map, Normed, Scaled
+from meanfield import ops
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Stack:
+    """A stack in parts, not yet ops.
+
+    Attributes:
+        entry: Steps before the first layer.
+        blocks: The steps of each layer.
+        after: Steps after the last layer, without the head.
+        head: The head's map, and what acts on logits.
+    """
+
+    entry: Steps
+    blocks: tuple[Steps, ...]
+    after: Steps
+    head: Steps
+
+
+def attends(step: Step) -> bool:
+    """Whether a step holds self-attention."""
+    match step:
+        case Attend(memory=memory):
+            return memory is None
+        case Add(branches=branches):
+            return any(attends(inner) for _, steps in branches for inner in steps)
+        case Gate(first=first, second=second):
+            return any(attends(inner) for inner in (*first, *second))
+        case _:
+            return False
+
+
+def parted(steps: Steps, width: int) -> Stack:
+    """Part the steps of a stack into layers: each begins where tokens attend to each other.
+
+    Args:
+        steps: All steps, from the input to the output.
+        width: Size of a token.
+
+    Returns:
+        The parts.
+
+    Raises:
+        UnsupportedModuleError: If there is no attention.
+    """
+    starts = [k for k, step in enumerate(steps) if attends(step)]
+    if not starts:
+        raise UnsupportedModuleError("", "it has no self-attention: only Transformers are read")
+    # What leads to the first attention inside a layer, such as a feed-forward op before it, repeats in each.
+    last = [*starts[1:], len(steps)]
+    blocks = [steps[a:b] for a, b in zip(starts, last, strict=True)]
+    tail = _tail(blocks, width)
+    body, rest = blocks[-1][: len(blocks[-1]) - tail], blocks[-1][len(blocks[-1]) - tail :]
+    head = next((k for k, step in enumerate(rest) if _is_map(step) and _size(step) != width), len(rest))
+    return Stack(steps[: starts[0]], (*blocks[:-1], body), rest[:head], rest[head:])
+
+
+def _tail(blocks: list[Steps], width: int) -> int:
+    """How many steps of the last block follow the last layer."""
+    final = blocks[-1]
+    if len(blocks) > 1 and len(blocks[-2]) <= len(final):
+        return len(final) - len(blocks[-2])
+    # One layer: a norm behind the last sum is the layer's own where the first sum has one too.
+    sums = [k for k, step in enumerate(final) if isinstance(step, Add)]
+    normed = [k + 1 < len(final) and _is_norm(final[k + 1]) for k in sums]
+    end = (sums[-1] if sums else 0) + 1
+    own = len(sums) > 1 and normed[0] and normed[-1]
+    return len(final) - end - (1 if own else 0)
+
+
+def _is_norm(step: Step) -> bool:
+    return isinstance(step, Single) and isinstance(step.term, Normed)
+
+
+def _is_map(step: Step) -> bool:
+    return isinstance(step, Single) and isinstance(step.term, Map)
+
+
+def _size(step: Step) -> int:
+    assert isinstance(step, Single)
+    return step.term.width
+
+
+def transformer(
+    stack: Stack, made: Assembler, *, tables: dict[str, ops.Embedding], tied_to: str | None, init: str
+) -> ops.Transformer:
+    """Turn a stack into an architecture.
+
+    Args:
+        stack: The stack.
+        made: Collects parameters.
+        tables: Embeddings by their names in `meanfield.ops.Transformer`.
+        tied_to: Name of the token embedding's tensor: a head that uses it is tied.
+        init: Name of the initialisation.
+
+    Returns:
+        The architecture.
+
+    Raises:
+        UnsupportedModuleError: If something follows the last layer that has no place there.
+    """
+    made.start(0)
+    entry = _entry(stack.entry, made)
+    runs: list[ops.Repeat] = []
+    for layer, steps in enumerate(stack.blocks, start=1):
+        made.start(layer)
+        block = ops.Sequential(tuple(made.series(steps)))
+        if runs and runs[-1].block == block:
+            runs[-1] = ops.Repeat(block, runs[-1].times + 1)
+        else:
+            runs.append(ops.Repeat(block, 1))
+    made.start(len(stack.blocks) + 1)
+    final = _final(stack.after, made)
+    head = _head(stack.head, made, tied_to) if stack.head else None
+    return ops.Transformer(
+        "read", placement(runs[0].block), init, tuple(runs), final, tables.get("embedding"), head,
+        tables.get("position"), tables.get("segment"), entry,
+    )  # fmt: skip
+
+
+def _entry(steps: Steps, made: Assembler) -> ops.Op | None:
+    found: list[ops.Op] = []
+    for step in steps:
+        if isinstance(step, Single) and isinstance(step.term, Normed):
+            found.append(made.norm(step.term, made.name("embedding_norm")))
+        else:
+            found.append(made.one(step, ""))
+    if not found:
+        return None
+    return found[0] if len(found) == 1 else ops.Sequential(tuple(found))
+
+
+def _final(steps: Steps, made: Assembler) -> ops.Norm | None:
+    if not steps:
+        return None
+    if len(steps) == 1 and isinstance(steps[0], Single) and isinstance(steps[0].term, Normed):
+        return made.norm(steps[0].term, "final_norm")
+    first = steps[0] if isinstance(steps[0], Single) else None
+    where = first.term.at.module if first is not None else ""
+    raise UnsupportedModuleError(where, "after the last layer only a norm and a head are read")
+
+
+def _head(steps: Steps, made: Assembler, tied_to: str | None) -> ops.Head:
+    first, *rest = steps
+    assert isinstance(first, Single)
+    assert isinstance(first.term, Map)
+    tied = first.term.weight.name == tied_to
+    scale, cap = 1.0, None
+    for step in rest:
+        match step:
+            case Single(term=Scaled(factor=factor)) if cap is None:
+                scale *= factor
+            case Single(term=Capped(cap=found)) if cap is None:
+                cap = found
+            case Single(term=term):
+                raise UnsupportedModuleError(
+                    term.at.module, "logits go through more than a factor and a soft cap"
+                )
+            case _:
+                raise UnsupportedModuleError(first.term.at.module, "logits are put together")
+    return ops.Head(
+        "head", made.linear(first.term, "head"), tied, int(scale) if scale == int(scale) else scale, cap
+    )
+
+
+def placement(block: ops.Sequential) -> str:
+    """Name where the norms of a block sit, from its ops alone.
+
+    Args:
+        block: The ops of a layer.
+
+    Returns:
+        ``"pre_ln"``, ``"post_ln"``, ``"sandwich_ln"``, ``"branch_norm"``, ``"parallel"`` or ``"other"``.
+    """
+    sums = [op for op in block.ops if isinstance(op, ops.Residual)]
+    if not sums:
+        return "other"
+    branch = sums[0].branch
+    inner = branch.ops if isinstance(branch, ops.Sequential) else (branch,)
+    parallel = any(isinstance(op, ops.Parallel) for op in inner)
+    before, behind = isinstance(inner[0], ops.Norm), isinstance(inner[-1], ops.Norm) and len(inner) > 1
+    outside = any(isinstance(op, ops.Norm) for op in block.ops)
+    if parallel:
+        return "parallel"
+    names = {
+        (True, False, False): "pre_ln",
+        (False, False, True): "post_ln",
+        (True, True, False): "sandwich_ln",
+        (False, True, False): "branch_norm",
+    }
+    return names.get((before, behind, outside), "other")
