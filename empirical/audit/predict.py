@@ -1,0 +1,228 @@
+"""`predict`: E||grad||^2 of a module's own parameters, without a backward pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+import meanfield as mf
+from empirical.audit.batch import Batch, as_call, dropout, evaluation, place
+from empirical.audit.readout import check_loss
+from empirical.losses import READ_THE_HEAD
+from empirical.readers import Reading, Slot
+from meanfield.ops import EncoderDecoder, ParameterKey
+
+LABELS = ["parameter", "layer", "module", "role"]
+"""Names of a row: the module's own name of the tensor; layer, op and kind in the architecture."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModulePrediction(Mapping[str, float]):
+    """Predicted E||dL/dtheta||^2 of every parameter of a module, by the module's own names.
+
+    Attributes:
+        reading: What was read in the module.
+        prediction: The theory table of the architecture.
+        unpredicted: Parameters for which there is no number -> why.
+        notes: What is worth knowing about the module, one sentence each.
+    """
+
+    reading: Reading
+    prediction: mf.Prediction
+    unpredicted: dict[str, str]
+    notes: tuple[str, ...]
+    keys_of: dict[str, ParameterKey]
+
+    @cached_property
+    def df(self) -> pd.DataFrame:
+        """One row per parameter, or part of a packed one, in order of depth.
+
+            parameter  the module's own name, "h.0.attn.c_attn.weight[q]" for a part
+            layer      in the architecture: 0 for the embedding, depth + 1 after the last
+            module     what it is in the architecture, "attention.q"
+            role       "weight" or "bias"
+
+        and ``grad_sq``, ``grad_norm``, ``log10_grad_sq``; with samples the same ``grad_sq_limit``,
+        ``grad_sq_se``, ``grad_sq_sd``, ``grad_sq_low`` and ``grad_sq_high`` as in `meanfield.predict`.
+        """
+        keys = list(ParameterKey._fields)
+        table = self.prediction.df.drop(columns=list(self.prediction.configuration)).set_index(keys)
+        wanted = pd.MultiIndex.from_tuples(list(self.keys_of.values()), names=keys)
+        rows = table.loc[wanted].reset_index().rename(columns={"parameter": "role"})
+        rows.insert(0, "parameter", list(self.keys_of))
+        return rows
+
+    def __getitem__(self, name: str) -> float:
+        """Return E||dL/dtheta||^2 of a parameter."""
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @cached_property
+    def _values(self) -> dict[str, float]:
+        return dict(zip(self.df.parameter, self.df.grad_sq.map(float), strict=True))
+
+
+def predict(
+    module: nn.Module, batch: Batch, loss: str = "linear", *, samples: int = 64, label_smoothing: float = 0.0
+) -> ModulePrediction:
+    """Predict E||dL/dtheta||_F^2 of every parameter of a module at initialisation, without a backward pass.
+
+    The architecture and the variances of the actual weights are read in the module; the mean is over draws of
+    weights from these. The batch gives the ids, or the Gram matrix of the vectors, and which tokens are real.
+
+    Args:
+        module: Any module that `empirical.read` understands. It is left as it was; what is predicted is its
+            evaluation mode, without dropout.
+        batch: A tensor, a tuple of tensors, or a dict of tensors by the names of the forward pass's
+            arguments.
+        loss: ``"linear"``: (1/T) sum_i <r_i, y_i>, r_i ~ N(0, I/d), on the last hidden states of the T real
+            tokens, below the head where there is one; ``"mse"``, on the same; ``"cross_entropy"``, on logits,
+            with uniform random labels.
+        samples: Random models of the real width that are drawn for means and bands, without their weights; 0
+            for the limit of infinite width.
+        label_smoothing: For cross entropy.
+
+    Returns:
+        Parameter name -> E||dL/dtheta||^2, and ``.df`` with the band of 95 % of single models.
+
+    Raises:
+        UnsupportedModuleError: If a part of the module is not understood.
+        InputError: If module, batch or loss cannot be used, or do not fit one another.
+        MissingRuleError: If the theory has no rule for a part of the architecture.
+    """
+    from empirical.readers import read_module
+
+    as_call(batch)
+    place(module)
+    with evaluation(module):
+        reading = read_module(module, batch)
+    off = dropout(module)
+    return predict_reading(reading, loss, samples, label_smoothing, notes=() if off is None else (off,))
+
+
+def predict_reading(
+    reading: Reading,
+    loss: str = "linear",
+    samples: int = 64,
+    label_smoothing: float = 0.0,
+    *,
+    notes: tuple[str, ...] = (),
+    progress: Callable[[int], None] | None = None,
+) -> ModulePrediction:
+    """Predict the parameters of a module that has been read.
+
+    Args:
+        reading: The reading.
+        loss: As for `predict`.
+        samples: As for `predict`.
+        label_smoothing: As for `predict`.
+        notes: What to say besides the notes of the reading.
+        progress: Called with the number of samples drawn since the last call.
+
+    Returns:
+        The prediction.
+    """
+    check_loss(reading, loss)
+    prediction = mf.predict(
+        reading.arch,
+        loss=loss,
+        label_smoothing=label_smoothing,
+        samples=samples,
+        progress=progress,
+        **_data(reading),
+    )
+    found = prediction.record.grad_sq
+    keys_of: dict[str, ParameterKey] = {}
+    unpredicted: dict[str, str] = {}
+    sums: dict[ParameterKey, list[ParameterKey]] = {}
+    for label, places in places_of(reading).items():
+        keys = list(dict.fromkeys(slot.key for slot in places if slot.key in found))
+        if len(keys) == 1 and all(slot.key in keys or _head(slot) for slot in places):
+            keys_of[label] = keys[0]
+        elif len(keys) > 1 and all(_table(slot) or _head(slot) for slot in places):
+            keys_of[label] = _BOTH
+            sums[_BOTH] = keys
+        else:
+            unpredicted[label] = _why(places, keys, loss)
+    return ModulePrediction(
+        reading, _summed(prediction, sums), unpredicted, (*reading.notes, *notes), keys_of
+    )
+
+
+def places_of(reading: Reading) -> dict[str, list[Slot]]:
+    """List where each tensor acts: a tied head is the table of an embedding, under one name or two.
+
+    Args:
+        reading: The reading.
+
+    Returns:
+        Label of the tensor, or of its part -> its slots, in order of depth; of several names the first.
+    """
+    first = {label: group[0] for group in reading.shared for label in group}
+    places: dict[str, list[Slot]] = {}
+    for slot in reading.slots:
+        places.setdefault(first.get(slot.label, slot.label), []).append(slot)
+    return places
+
+
+def _data(reading: Reading) -> dict[str, Any]:
+    """What the batch is, in the terms of `meanfield.predict`."""
+    last = reading.streams[-1]
+    data: dict[str, Any] = {"tokens": last.tokens, "batch": last.batch}
+    names = ("ids", "gram", "padding", "features")
+    if not isinstance(reading.arch, EncoderDecoder):
+        return data | {name: getattr(last, name) for name in names}
+    data["source_tokens"] = reading.streams[0].tokens
+    return data | {name: tuple(getattr(stream, name) for stream in reading.streams) for name in names}
+
+
+_BOTH = ParameterKey(0, "embedding", "weight")
+"""A table that embeds the tokens of encoder and decoder."""
+
+
+def _head(slot: Slot) -> bool:
+    """A head: the gradient of one that is an embedding's table is counted there."""
+    return slot.key.module.rpartition(".")[2] == "head"
+
+
+def _table(slot: Slot) -> bool:
+    return slot.key.layer == 0 and slot.key.module.rpartition(".")[2] == "embedding"
+
+
+def _why(places: list[Slot], keys: list[ParameterKey], loss: str) -> str:
+    if not keys and loss not in READ_THE_HEAD and all(_head(slot) for slot in places):
+        return f"no gradient: loss={loss!r} is on the hidden states below the head"
+    where = " and ".join(f"{slot.key.module} of layer {slot.key.layer}" for slot in places)
+    if len(places) > 1:
+        return f"one tensor is {where}: the theory takes weights that are used once"
+    return f"the theory has no row for {where}"
+
+
+def _summed(prediction: mf.Prediction, sums: dict[ParameterKey, list[ParameterKey]]) -> mf.Prediction:
+    """Add rows for tables that embed the tokens of both stacks: the gradient is the sum of both."""
+    # The two are uncorrelated: what reaches the encoder's tokens has passed through weights of the encoder
+    # and of cross-attention, which nothing on the decoder's way has.
+    if not sums:
+        return prediction
+    record, samples = prediction.record, dict(prediction.samples)
+    grad_sq, logs = dict(record.grad_sq), dict(record.log10_grad_sq)
+    for key, parts in sums.items():
+        grad_sq[key] = sum(grad_sq[part] for part in parts)
+        logs[key] = math.log10(grad_sq[key]) if grad_sq[key] > 0 else -math.inf
+        if samples:
+            samples[key] = np.sum([samples[part] for part in parts], axis=0)
+    record = dataclasses.replace(record, grad_sq=grad_sq, log10_grad_sq=logs)
+    return dataclasses.replace(prediction, record=record, samples=samples)
