@@ -1,0 +1,65 @@
+"""Predict and measure one variant of one family: what an engineer's call of `empirical.audit` gives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import empirical.audit
+from benchmarks.audit.family import LOSSES, Family, Sizes
+from benchmarks.audit.store import NUMBERS, TEXT, Trial, nothing
+from meanfield.errors import InputError, MissingRuleError
+
+TOLERANCE = {"linear": 0.03, "cross_entropy": 0.05}  # loss: largest relative error asked for
+
+
+def attempt(
+    family: Family,
+    variant: str,
+    sizes: Sizes,
+    *,
+    seeds: int,
+    samples: int,
+    progress: Callable[[int], None] | None = None,
+) -> Trial:
+    """Audit a variant of a family.
+
+    Args:
+        family: The family.
+        variant: Which of its modules.
+        sizes: Those at which the family was made.
+        seeds: Fresh modules to measure.
+        samples: Random models to draw for the prediction.
+        progress: Called with the number of seeds and samples finished since the last call.
+
+    Returns:
+        The table of tensors, or the reason of a refusal.
+    """
+    model, loss = family.variants[variant], LOSSES[variant]
+    setting: dict[str, Any] = {
+        "library": f"{family.library} {version(family.library)}",
+        "torch": version("torch"),
+        "sizes": asdict(sizes),
+        "loss": loss,
+        "seeds": seeds,
+        "samples": samples,
+        "tolerance": TOLERANCE[loss],
+    }
+    start = time.perf_counter()
+    try:
+        found = empirical.audit.audit(
+            model.build,
+            model.batch(),
+            range(seeds),
+            loss,
+            samples=samples,
+            tolerance=TOLERANCE[loss],
+            progress=progress,
+        )
+    except (InputError, MissingRuleError) as error:
+        return Trial(family.name, variant, setting, str(error), (), nothing())
+    setting["seconds"] = round(time.perf_counter() - start, 1)
+    return Trial(family.name, variant, setting, None, found.notes, found.df[[*TEXT, *NUMBERS]])

@@ -1,0 +1,147 @@
+"""Every family of foreign models is read as its configuration says, or refused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("transformers")
+pytest.importorskip("benchmarks.audit.xt")
+
+from benchmarks.audit.families import families, untuned
+from benchmarks.audit.family import SMALL, Model, output
+from empirical import build
+from empirical.names import named_parameters
+from empirical.readers import Reading, UnsupportedModuleError, read_module
+from meanfield import ops
+from tests.empirical.readers.zoo import READ, REFUSED, Expected, pattern
+
+TUNED, UNTUNED = families(SMALL), untuned(SMALL)
+ALL = TUNED | UNTUNED
+VARIANTS = [(name, variant) for name, family in ALL.items() for variant in family.variants]
+
+
+def read(model: Model, seed: int = 0) -> tuple[nn.Module, Reading]:
+    module = model.build(seed)
+    return module, read_module(module, model.batch())
+
+
+def stacks(arch: Any) -> list[ops.Transformer]:
+    return [arch.encoder, arch.decoder] if isinstance(arch, ops.EncoderDecoder) else [arch]
+
+
+def found(arch: ops.Transformer) -> Expected:
+    """Describe an architecture in the words of an expectation."""
+    block = arch.layers[0].block
+    attention = arch.attention
+    feed_forward = next((op for op in ops.walk(block) if isinstance(op, ops.FeedForward)), None)
+    inside = {op for op in (attention.query_norm, attention.key_norm) if op is not None}
+    norm = next(op for op in ops.walk(block) if isinstance(op, ops.Norm) and op not in inside)
+    assert attention.query is not None
+    return Expected(
+        pattern(block),
+        norm.kind,
+        norm.eps,
+        None if feed_forward is None else feed_forward.activation,
+        feed_forward is not None and feed_forward.gate is not None,
+        256 if feed_forward is None else feed_forward.up.d_out,
+        attention.kv_heads,
+        attention.causal,
+        None if attention.rotary is None else float(attention.rotary.fraction),
+        pytest.approx(float(attention.score_scale), rel=1e-6),
+        None if attention.query_norm is None else attention.query_norm.width,
+        attention.query.bias is not None,
+        None if attention.softcap is None else float(attention.softcap),
+        attention.window,
+        arch.final_norm is not None,
+        arch.entry is not None,
+        None if arch.embedding is None else pytest.approx(float(arch.embedding.scale), rel=1e-6),
+        arch.position is not None,
+        arch.segment is not None,
+    )
+
+
+def gradients(module: nn.Module, model: Model) -> dict[str, torch.Tensor]:
+    """Return the gradient of every tensor under a generic loss, by all of its names."""
+    result = output(module(**model.batch()))
+    torch.autograd.backward(result, torch.randn_like(result))
+    named = module.named_parameters(remove_duplicate=False)
+    return {name: tensor.grad for name, tensor in named if tensor.grad is not None and tensor.grad.any()}
+
+
+def check_slots(module: nn.Module, model: Model, reading: Reading) -> None:
+    """Check that the slots fit the architecture, and that one of them holds each entry with a gradient.
+
+    A tied head is a slot and no parameter of the architecture; a shared tensor counts where it is first.
+    """
+    features = {label for stream in reading.streams for label in stream.features}
+    shared = {label for group in reading.shared for label in group}
+    inputs = [slot for slot in reading.slots if re.sub(r"^(en|de)coder\.", "", slot.key.module) in features]
+    own = [
+        slot
+        for slot in reading.slots
+        if slot not in inputs and not (slot.label in shared and slot.key.module.endswith("head"))
+    ]
+    built = {p.key: tuple(p.tensor.shape) for p in named_parameters(build(reading.arch, seed=0))}
+    assert {slot.key: tuple(slot.index.shape) for slot in own} == built
+    assert len(own) == len(built)
+    tensors = dict(module.named_parameters(remove_duplicate=False))
+    held = {id(tensor): torch.zeros(tensor.numel(), dtype=torch.int) for tensor in tensors.values()}
+    seen: set[str] = set()
+    for slot in reading.slots:
+        if slot.label not in seen and slot.name in tensors:
+            held[id(tensors[slot.name])][slot.index.flatten()] += 1
+        seen.add(slot.label)
+    assert all((times <= 1).all() for times in held.values())
+    missing = {
+        name
+        for name, gradient in gradients(module, model).items()
+        if not held[id(tensors[name])][gradient.flatten() != 0].all()
+    }
+    assert not missing
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_family_is_read_as_its_configuration_says(name: str) -> None:
+    _, reading = read(ALL[name].variants["linear"])
+    (arch,) = stacks(reading.arch)
+    assert arch.depth == SMALL.depth
+    for run in arch.layers:
+        assert found(replace(arch, layers=(run,))) == READ[name]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_family_without_ops_is_refused(name: str) -> None:
+    with pytest.raises(UnsupportedModuleError):
+        read(ALL[name].variants["linear"])
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS)
+def test_slots_hold_every_gradient_or_the_module_is_refused(name: str, variant: str) -> None:
+    model = ALL[name].variants[variant]
+    try:
+        module, reading = read(model)
+    except UnsupportedModuleError:
+        assert name not in READ or variant != "linear"
+        return
+    check_slots(module, model, reading)
+
+
+def test_controls_are_rejected() -> None:
+    model = ALL["gpt2"].variants["linear"]
+    module, reading = read(model)
+    assert isinstance(reading.arch, ops.Transformer)
+    assert found(reading.arch) != READ["opt"]
+    with pytest.raises(AssertionError):
+        check_slots(module, model, replace(reading, slots=reading.slots[:-1]))
+    wide = next(slot for slot in reading.slots if slot.key.module == "ffn.up" and slot.index.ndim == 2)
+    turned = replace(wide, index=wide.index.T)
+    with pytest.raises(AssertionError):
+        check_slots(
+            module, model, replace(reading, slots=tuple(turned if s is wide else s for s in reading.slots))
+        )
