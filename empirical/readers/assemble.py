@@ -113,8 +113,6 @@ class Assembler:
             law = self.draw(name, parameter, ordered)
             if law != (ops.ONES if parameter == "weight" else ops.ZEROS):
                 options[field_name] = law
-        if (term.kind == "layernorm") != (term.shift is not None) and affine:
-            options["shift"] = None
         return _norm(term, name, width, affine, options)
 
     def many(self, steps: Steps, role: str = "") -> ops.Op:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,12 +36,28 @@ HIDDEN = -1e4
 def scores(reader: Interpreter, node: Node, a: Node, b: Node) -> Value:
     """Products of queries (products, queries, size) and keys (products, size, keys)."""
     query, key = operand(reader, a), operand(reader, b, transposed=True)
-    count, tokens, sources = node.value.shape if node.value.dim() == 3 else (1, *node.value.shape)
     index = torch.arange(node.value.numel()).reshape(node.value.shape)
-    if query.rows.shape != (count, tokens) or key.rows.shape != (count, sources):
+    count, tokens = query.rows.shape
+    key = repeated(key, count // len(key.rows))
+    if key.rows.shape[0] != count or count * tokens * key.rows.shape[1] != node.value.numel():
         raise UnsupportedModuleError(node.module, "a product of two hidden states that is no attention")
-    term = Scores(width=sources, at=node, layout=index, query=query, key=key)
+    term = Scores(width=key.rows.shape[1], at=node, layout=index, query=query, key=key)
     return View(term, index)
+
+
+def repeated(operand: Operand, times: int) -> Operand:
+    """Keys or values that the next ``times`` heads of queries share."""
+    rows = operand.rows.repeat_interleave(times, 0)
+    return replace(operand, rows=rows, columns=operand.columns.repeat_interleave(times, 0))
+
+
+def _apart(index: Tensor, width: int) -> Tensor:
+    """Heads that stand one after another along the tokens become products of their own."""
+    first = index[0, :, 0] % width
+    changes = (first != first[0]).nonzero()
+    length = int(changes[0]) if len(changes) else len(first)
+    count, tokens, size = index.shape
+    return index if tokens % length else index.reshape(count * (tokens // length), length, size)
 
 
 def operand(reader: Interpreter, node: Node, *, transposed: bool = False) -> Operand:
@@ -48,7 +65,7 @@ def operand(reader: Interpreter, node: Node, *, transposed: bool = False) -> Ope
     value = reader.values[node]
     if isinstance(value, View):
         index = value.index.transpose(-1, -2) if transposed else value.index
-        index = index if index.dim() == 3 else index[None]
+        index = _apart(index if index.dim() == 3 else index[None], value.term.width)
         rows, columns = index // value.term.width, index % value.term.width
         whole = torch.equal(rows, rows[..., :1].expand_as(rows))
         if whole and torch.equal(columns, columns[:, :1].expand_as(columns)):
@@ -77,7 +94,7 @@ def softmax(reader: Interpreter, node: Node) -> Value:
         )
     tables = value.tables if isinstance(value, Opaque) else ()
     size = node.value.numel()
-    shape = term.layout.shape if term.layout.dim() == 3 else (1, *term.layout.shape)
+    shape = (*term.query.rows.shape, term.width)
     if size != term.layout.numel():
         raise UnsupportedModuleError(node.module, "a softmax over other keys than the products'")
     off = {table: _without(reader.values[table], table) for table in tables}
@@ -179,9 +196,8 @@ def mixed(reader: Interpreter, node: Node, weights: View, values: Node) -> Value
     assert isinstance(probabilities, Probabilities)
     value = operand(reader, values)
     query, key = probabilities.scores.query, probabilities.scores.key
-    count, tokens = query.rows.shape
-    order = weights.index if weights.index.dim() == 3 else weights.index[None]
-    if not torch.equal(order.reshape(-1), torch.arange(order.numel())) or value.rows.shape != key.rows.shape:
+    value = repeated(value, len(query.rows) // len(value.rows))
+    if not torch.equal(weights.index.reshape(-1), torch.arange(weights.index.numel())):
         raise UnsupportedModuleError(node.module, "attention weights are moved before they mix values")
     if not torch.equal(value.rows, key.rows):
         raise UnsupportedModuleError(node.module, "values of other tokens than the keys'")
@@ -203,11 +219,14 @@ def _heads(node: Node, probabilities: Probabilities, value: Operand) -> tuple[He
     values, value_head = _distinct(value.columns)
     batch, count, groups = len(sequences), len(queries), len(keys)
     pairs = {(int(s), int(h)) for s, h in zip(sequence, head, strict=True)}
-    grouped = count % groups == 0 and torch.equal(key_head, head // (count // groups))
-    if len(pairs) != batch * count or len(query.rows) != batch * count or not grouped:
-        raise UnsupportedModuleError(
-            node.module, "products that are no heads by sequences, or keys not grouped in order"
-        )
+    if len(pairs) != batch * count or len(query.rows) != batch * count or count % groups:
+        raise UnsupportedModuleError(node.module, "products that are no heads by sequences")
+    # Heads that share a key stand together here.
+    group = torch.tensor([int(key_head[(head == h).nonzero()[0, 0]]) for h in range(count)])
+    order = group.argsort(stable=True)
+    queries, head = queries[order], order.argsort()[head]
+    if not torch.equal(key_head, head // (count // groups)):
+        raise UnsupportedModuleError(node.module, "keys that are not shared by equal numbers of heads")
     if len(values) != groups or not torch.equal(value_head, key_head):
         raise UnsupportedModuleError(node.module, "values with other heads than keys")
     first = torch.tensor([int((sequence == s).nonzero()[0]) for s in range(batch)])

@@ -61,6 +61,7 @@ class Interpreter:
         self.values: dict[Node, Value] = {}
         self.terms: dict[Node, tuple[float, Term, Tensor]] = {}
         self.roots: dict[Node, Root] = {}
+        self.multiples: dict[tuple[int, float], Scaled] = {}
         self.uses: dict[Node, int] = {}
         for node in graph.nodes:
             for part in node.inputs:
@@ -120,7 +121,7 @@ class Interpreter:
         capped = probing.cap_of(self.graph, base, value.index, node)
         if capped is not None:
             cap, slope = capped
-            inner = _scaled(term, slope)
+            inner = self.scaled(term, slope)
             return (
                 1.0,
                 Capped(width=term.width, at=node, layout=_whole(rows, term.width), x=inner, cap=cap),
@@ -139,6 +140,16 @@ class Interpreter:
         if not torch.equal(flat, rows[:, None] * term.width + columns):
             raise _refusal(node, f"{node.op} reads parts of several tokens or heads at once")
         return take(term, columns), rows.reshape(index.shape[:-1])
+
+    def scaled(self, term: Term, factor: float) -> Term:
+        """A multiple of a term, the same object each time."""
+        if factor == 1:
+            return term
+        known = self.multiples.get((id(term), factor))
+        if known is None:
+            place = {"width": term.width, "at": term.at, "layout": term.layout}
+            known = self.multiples[id(term), factor] = Scaled(**place, x=term, factor=factor)
+        return known
 
     def root(self, node: Node, value: Made) -> View:
         """Vectors enter here."""
@@ -282,14 +293,6 @@ def _whole(rows: Tensor, width: int) -> Tensor:
 
 def _refusal(node: Node, why: str) -> UnsupportedModuleError:
     return UnsupportedModuleError(node.module, why)
-
-
-def _scaled(term: Term, factor: float) -> Term:
-    return (
-        term
-        if factor == 1
-        else Scaled(width=term.width, at=term.at, layout=term.layout, x=term, factor=factor)
-    )
 
 
 def take(term: Term, columns: Tensor) -> Term:
@@ -518,11 +521,16 @@ def _linear(reader: Interpreter, node: Node, x: Node, matrix: Made) -> Value:
     factor, term, rows = reader.term(x)
     if term.width != len(weight.index):
         raise _refusal(node, "a matrix of another size than its input")
+    while isinstance(term, Take) and len(term.columns.unique()) == term.x.width == term.width:
+        # The matrix reads columns in another order, as of heads that are sorted here.
+        weight, term = replace(weight, index=weight.index[term.columns.argsort()]), term.x
     width = weight.index.shape[1]
     layout = arrange(rows, width)
     unit = replace(weight, scale=1.0)
     return View(
-        Map(width=width, at=node, layout=layout, x=_scaled(term, factor), weight=unit), layout, weight.scale
+        Map(width=width, at=node, layout=layout, x=reader.scaled(term, factor), weight=unit),
+        layout,
+        weight.scale,
     )
 
 

@@ -63,6 +63,8 @@ def parted(steps: Steps, width: int) -> Stack:
     tail = _tail(blocks, width)
     body, rest = blocks[-1][: len(blocks[-1]) - tail], blocks[-1][len(blocks[-1]) - tail :]
     head = next((k for k, step in enumerate(rest) if _is_map(step) and _size(step) != width), len(rest))
+    while 0 < head < len(rest) and _is_factor(rest[head - 1]):
+        head -= 1  # a factor on what the head reads is one on its logits
     return Stack(steps[: starts[0]], (*blocks[:-1], body), rest[:head], rest[head:])
 
 
@@ -85,6 +87,10 @@ def _is_norm(step: Step) -> bool:
 
 def _is_map(step: Step) -> bool:
     return isinstance(step, Single) and isinstance(step.term, Map)
+
+
+def _is_factor(step: Step) -> bool:
+    return isinstance(step, Single) and isinstance(step.term, Scaled)
 
 
 def _size(step: Step) -> int:
@@ -152,12 +158,16 @@ def _final(steps: Steps, made: Assembler) -> ops.Norm | None:
 
 
 def _head(steps: Steps, made: Assembler, tied_to: str | None) -> ops.Head:
-    first, *rest = steps
+    scale, cap = 1.0, None
+    first = next(step for step in steps if _is_map(step))
     assert isinstance(first, Single)
     assert isinstance(first.term, Map)
     tied = first.term.weight.name == tied_to
-    scale, cap = 1.0, None
-    for step in rest:
+    if first.term.bias is not None and steps[0] is not first:
+        raise UnsupportedModuleError(first.term.at.module, "a factor before a head with a bias")
+    for step in steps:
+        if step is first:
+            continue
         match step:
             case Single(term=Scaled(factor=factor)) if cap is None:
                 scale *= factor

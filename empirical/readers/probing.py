@@ -63,7 +63,7 @@ def norm_of(graph: Graph, term: Term, index: Tensor, node: Node) -> tuple[str, f
         x = size * noisy
         return x.reshape(-1)[index], respond(graph, term, x, node)
 
-    x, y = pair(10.0)
+    x, y = pair(1e4)  # so large that eps does not show
     if y.shape != x.shape or not bool(torch.isfinite(y).all()):
         return None
     centred = x - x.mean(-1, keepdim=True)
@@ -82,7 +82,7 @@ def norm_of(graph: Graph, term: Term, index: Tensor, node: Node) -> tuple[str, f
             between = between - between.mean(-1, keepdim=True)
         expected = factor * between / (between.square().mean(-1, keepdim=True) + eps).sqrt()
         if bool((answer - expected).abs().max() <= 10 * TIGHT * expected.abs().max()):
-            return kind, eps, float(f"{factor:.7g}")
+            return kind, eps, float(f"{factor:.6g}")
     if bool((y - centred).abs().max() <= TIGHT * y.abs().max()):
         return "centred", 0.0, 1.0
     return None

@@ -194,4 +194,3 @@ class Paths:
         if key is value and not self.inside[id(key)]:
             return Attend(mixed, key)
         raise UnsupportedModuleError(mixed.at.module, "queries, keys and values read different things")
-
