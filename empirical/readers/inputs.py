@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,7 @@ def entrance(
                 placed.append(Placed(key, weight))
                 tables[kind] = ops.Embedding(kind, rows, width, laws(key, weight), _number(part.scale))
             return Entrance(tables, Stream(batch, tokens, ids, None, mask), placed, kinds["embedding"].name)
-    return _vectors(root, order, mask, laws, prefix)
+    return _vectors(root, order, mask, laws, shapes, prefix)
 
 
 def _number(value: float) -> float | int:
@@ -113,7 +114,9 @@ def _kind(rows: Tensor, real: Tensor) -> str:
     return "position" if bool((rows == own + offset)[real].all()) else "embedding"
 
 
-def _vectors(root: Root, order: Tensor, mask: Any, laws: Laws, prefix: str) -> Entrance:
+def _vectors(
+    root: Root, order: Tensor, mask: Any, laws: Laws, shapes: dict[str, tuple[int, ...]], prefix: str
+) -> Entrance:
     """Vectors: their Gram matrix, and the kernel of every tensor that makes them."""
     flat = order.reshape(-1)
     total, width = len(flat), root.width
@@ -127,7 +130,8 @@ def _vectors(root: Root, order: Tensor, mask: Any, laws: Laws, prefix: str) -> E
             raise UnsupportedModuleError(name, "a tensor that makes the input in two ways")
         (part,) = parts
         kernel = _kernel(part, flat, width)
-        index = part.weight if isinstance(part, Features) else torch.unique(part.index[part.index >= 0])
+        shape = tuple(part.weight.shape) if isinstance(part, Features) else shapes[name]
+        index = part.weight if isinstance(part, Features) else torch.arange(math.prod(shape)).reshape(shape)
         key = ParameterKey(0, prefix + name, "weight")
         weight = Weight(name, index)
         placed.append(Placed(key, weight))

@@ -32,10 +32,34 @@ def notes(
     dead = [s.label for s in slots if s.index.dim() == 2 and not s.take(tensors[s.name]).any()]
     if dead:
         found.append(f"dead, all zero: {', '.join(dead)}")
-    found += [
-        f"layers {a} and {b} have equal weights: copies are not independent" for a, b in clones(module, slots)
-    ]
     return tuple(found)
+
+
+def dependent(module: nn.Module, slots: tuple[Slot, ...]) -> tuple[str, ...]:
+    """Say why weights are not independent of each other, where they are not.
+
+    Args:
+        module: The module.
+        slots: Its parameters that were read.
+
+    Returns:
+        One sentence for each pair of equal layers and each tensor that layers share.
+    """
+    found = [
+        f"layers {a} and {b} have equal weights, as copies have: draw each layer's anew"
+        for a, b in clones(module, slots)
+    ]
+    places: dict[str, list[str]] = {}
+    for slot in slots:
+        kind = slot.key.module.rsplit(".", 1)[-1]
+        if kind not in TABLES:
+            places.setdefault(slot.label, []).append(f"{slot.key.module} of layer {slot.key.layer}")
+    found += [f"{name} is {' and '.join(used)}" for name, used in places.items() if len(used) > 1]
+    return tuple(found)
+
+
+TABLES = ("embedding", "position", "segment", "head", "relative_bias")
+"""What may be one tensor in several places: the theory has rules for it."""
 
 
 def clones(module: nn.Module, slots: tuple[Slot, ...]) -> list[tuple[int, int]]:

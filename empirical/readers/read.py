@@ -16,7 +16,7 @@ from empirical.readers.inputs import entrance
 from empirical.readers.interpret import Interpreter
 from empirical.readers.laws import Sample, pooled, sample
 from empirical.readers.layers import parted, transformer
-from empirical.readers.notes import notes
+from empirical.readers.notes import dependent, notes
 from empirical.readers.reading import Reading, Slot, Stream, UnsupportedModuleError
 from empirical.readers.structure import Paths
 from empirical.readers.terms import Mixed, Root, Scaled, Term, Weight
@@ -102,7 +102,7 @@ class _Reader:
         check(self.graph, (node, rows), arch, roots, placed)
         slots, shared = _slots(placed, self.tensors)
         said = notes(self.module, self.graph, slots, shared)
-        return Reading(arch, slots, streams, shared, said)
+        return Reading(arch, slots, streams, shared, said, dependent(self.module, slots))
 
     def assemble(
         self, term: Term, laws: Any
@@ -195,7 +195,8 @@ def _slots(
     whole: dict[str, list[ParameterKey]] = {}
     for p in placed:
         size = tensors[p.weight.name].numel()
-        part = None if p.weight.index.numel() == size else p.key.module.rsplit(".", 1)[-1]
+        whole_tensor = p.weight.index.numel() == size or p.key.layer == 0
+        part = None if whole_tensor else p.key.module.rsplit(".", 1)[-1]
         if part is None:
             whole.setdefault(p.weight.name, []).append(p.key)
         slots.append(Slot(p.weight.name, part, p.key, p.weight.index, p.weight.offset))

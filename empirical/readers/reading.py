@@ -102,6 +102,8 @@ class Reading:
             encoder and decoder), as groups; the tensor's gradient is that of all its places.
         notes: What the reader found worth saying, one sentence each: cloned layers, shared or dead tensors,
             parameters that the forward pass does not use.
+        dependent: Why its weights are not independent, so that the theory does not hold for it: layers that
+            are copies of each other or share a tensor. Empty where they are.
     """
 
     arch: Architecture
@@ -109,6 +111,7 @@ class Reading:
     streams: tuple[Stream, ...]
     shared: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
+    dependent: tuple[str, ...] = ()
 
     def tensors(self, module: nn.Module) -> list[tuple[Slot, Tensor]]:
         """Pair every slot with its entries in a module of this structure.
