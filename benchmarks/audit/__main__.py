@@ -8,21 +8,17 @@ left out.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
-import torch
-import transformers
-
 from benchmarks.audit import report
 from benchmarks.audit.facts import facts
 from benchmarks.audit.families import families, untuned
-from benchmarks.audit.family import FULL, SMALL, Sizes
+from benchmarks.audit.family import FULL, SMALL
 from benchmarks.audit.store import MEASURED, Trial, load, path_of, save
-from benchmarks.audit.trial import attempt
+from benchmarks.audit.trial import attempt_by_name, quiet
 from meanfield.cli import Parser, run
 from meanfield.errors import InputError, UnknownNameError, positive_integer
 
@@ -30,12 +26,6 @@ COLUMNS = [
     *("library", "family", "variant", "parameter", "layer", "module", "role"),
     *("grad_sq", "grad_sq_hat", "ratio", "ratio_low", "ratio_high", "inside", "flag", "meets", "beyond"),
 ]
-
-
-def quiet() -> None:
-    """Hold this process to one thread, and transformers to errors."""
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity(logging.ERROR)
 
 
 def show_families() -> Iterator[str]:
@@ -48,13 +38,6 @@ def show_families() -> Iterator[str]:
             shape = "x".join(map(str, found.shape)) or "scalar"
             numbers = (found.tensors, found.parameters, len(found.unused), len(found.constant))
             yield line.format(family.name, family.library, variant, shape, *numbers)
-
-
-def try_one(name: str, variant: str, sizes: Sizes, seeds: int, samples: int) -> Trial:
-    """Audit one variant of one family, in a process of its own."""
-    quiet()
-    family = (families(sizes) | untuned(sizes))[name]
-    return attempt(family, variant, sizes, seeds=seeds, samples=samples)
 
 
 def try_all(names: list[str], variants: list[str], seeds: int, samples: int, jobs: int, out: Path) -> int:
@@ -71,7 +54,9 @@ def try_all(names: list[str], variants: list[str], seeds: int, samples: int, job
     ]
     failed = 0
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=20) as pool:
-        running = {pool.submit(try_one, *what, FULL, seeds, samples): what for what in todo}
+        running = {
+            pool.submit(attempt_by_name, *what, FULL, seeds=seeds, samples=samples): what for what in todo
+        }
         for done in as_completed(running):
             what = " ".join(running[done])
             error = done.exception()

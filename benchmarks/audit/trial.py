@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+import torch
+import transformers
+
 import empirical.audit
+from benchmarks.audit.families import families, untuned
 from benchmarks.audit.family import LOSSES, Family, Sizes
 from benchmarks.audit.store import NUMBERS, TEXT, Trial, nothing
 from meanfield.errors import InputError, MissingRuleError
@@ -63,3 +68,16 @@ def attempt(
         return Trial(family.name, variant, setting, str(error), (), nothing())
     setting["seconds"] = round(time.perf_counter() - start, 1)
     return Trial(family.name, variant, setting, None, found.notes, found.df[[*TEXT, *NUMBERS]])
+
+
+def attempt_by_name(name: str, variant: str, sizes: Sizes, *, seeds: int, samples: int) -> Trial:
+    """Audit a variant of the family of a name, in a process of its own."""
+    quiet()
+    family = (families(sizes) | untuned(sizes))[name]
+    return attempt(family, variant, sizes, seeds=seeds, samples=samples)
+
+
+def quiet() -> None:
+    """Hold this process to one thread, and transformers to errors."""
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity(logging.ERROR)
