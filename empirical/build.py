@@ -147,6 +147,15 @@ def _share_biases(stack: layers.Transformer) -> None:
             raise InputError(f"{bias.name} is shared and no earlier layer has it: give the first one its own")
 
 
+def _share_embedding(model: layers.EncoderDecoder) -> None:
+    """Give the decoder, and its head where that is tied, the table of the encoder."""
+    token = model.decoder.embeddings.token = model.encoder.embeddings.token
+    assert token is not None
+    token.common = True
+    if isinstance(model.head, layers.Head) and model.head.tied:
+        model.head.embedding = token
+
+
 def build(arch: Architecture, *, seed: int = 0, device: str = "cpu", dtype: str = "float32") -> Model:
     """Build a Transformer and draw its parameters.
 
@@ -175,6 +184,8 @@ def build(arch: Architecture, *, seed: int = 0, device: str = "cpu", dtype: str 
     model: Model
     if isinstance(arch, ops.EncoderDecoder):
         model = layers.EncoderDecoder(_transformer(arch.encoder), _transformer(arch.decoder))
+        if arch.shared_embedding:
+            _share_embedding(model)
     else:
         model = _transformer(arch)
     model.to(where, torch_dtype(dtype, where))

@@ -22,15 +22,16 @@ def _places(model: Model) -> Iterator[tuple[int, str, nn.Module]]:
         stacks = [("", model)]
     else:
         stacks = [("encoder.", model.encoder), ("decoder.", model.decoder)]
+    seen: set[nn.Module] = set()
     for prefix, stack in stacks:
         last = len(stack.layers) + 1
         parts = [(0, stack.embeddings), (0, stack.entry), *enumerate(stack.layers, start=1)]
-        seen: set[nn.Module] = set()
         for layer, part in [*parts, (last, stack.final_norm), (last, stack.head)]:
             for module in part.modules():
                 if module not in seen:
                     seen.add(module)
-                    yield layer, prefix, module
+                    common = isinstance(module, layers.Embedding) and module.common
+                    yield layer, "" if common else prefix, module
 
 
 def points(model: Model) -> list[tuple[ops.ParameterKey, nn.Module]]:

@@ -15,11 +15,11 @@ from meanfield.errors import InputError
 
 
 class Embedding(nn.Module):
-    """Rows of a table, times a scale."""
+    """Rows of a table, times a scale; ``common`` to encoder and decoder, its name has no prefix."""
 
     def __init__(self, op: ops.Embedding) -> None:
         super().__init__()
-        self.name, self.scale = op.name, float(op.scale)
+        self.name, self.scale, self.common = op.name, float(op.scale), False
         self.laws = {"weight": op.weight}
         self.weight = nn.Parameter(torch.zeros(op.vocab, op.width))
 

@@ -23,6 +23,7 @@ class Record:
     Attributes:
         layer: The present layer.
         prefix: Goes before module names: ``"encoder."``, ``"decoder."`` or nothing.
+        common: Name of a table that encoder and decoder share, which has no prefix; or nothing.
         exponent: The present power of two.
         grad_sq: E||dL/dtheta||^2; 0 or inf where float64 ends.
         log10_grad_sq: Its logarithm, which does not end; -inf for an exact 0.
@@ -32,6 +33,7 @@ class Record:
 
     layer: int = 0
     prefix: str = ""
+    common: str = ""
     exponent: int = 0
     grad_sq: dict[ParameterKey, float] = field(default_factory=dict)
     log10_grad_sq: dict[ParameterKey, float] = field(default_factory=dict)
@@ -48,7 +50,7 @@ class Record:
             parameter: ``"weight"`` or ``"bias"``.
             grad_sq: The mean square gradient norm.
         """
-        key = ParameterKey(self.layer, self.prefix + module, parameter)
+        key = ParameterKey(self.layer, self._named(module), parameter)
         grad_sq += float(np.ldexp(self._pending.pop(key, 0.0), -self.exponent))
         # A sum of terms that cancel may leave a rounding error below 0.
         grad_sq = max(grad_sq, 0.0)
@@ -74,11 +76,15 @@ class Record:
             grad_sq: The part of the present place.
             shared: Whether an earlier place owns the table; its row takes all parts.
         """
-        total = self._tables.pop(self.prefix + module, 0.0) + float(np.ldexp(grad_sq, self.exponent))
-        if shared:
-            self._tables[self.prefix + module] = total
+        name = self._named(module)
+        total = self._tables.pop(name, 0.0) + float(np.ldexp(grad_sq, self.exponent))
+        if shared or (module == self.common and self.prefix == "decoder."):
+            self._tables[name] = total
         else:
             self.parameter(module, "weight", float(np.ldexp(total, -self.exponent)))
+
+    def _named(self, module: str) -> str:
+        return module if module == self.common else self.prefix + module
 
     def point(self, module: str, kernel: Kernel, gradient: Kernel) -> None:
         """Note the kernels at the output of a named op of the present layer.

@@ -177,7 +177,8 @@ def propagate_encoder_decoder(
         given: Inputs of the encoder and of the decoder, independent of each other.
 
     Returns:
-        Every parameter's E||dL/dtheta||^2, names prefixed by ``encoder.`` or ``decoder.``.
+        Every parameter's E||dL/dtheta||^2, names prefixed by ``encoder.`` or ``decoder.``; that of a shared
+        table is the sum of its parts, whose gradients fresh weights in cross-attention make independent.
 
     Raises:
         InputError: If the decoder has no cross-attention.
@@ -186,6 +187,8 @@ def propagate_encoder_decoder(
     target = replace(target, memory=source, memory_kernel=encoded.after)
     decoded = run_forward(arch.decoder, target, given[1])
     record = Record(layer=arch.decoder.depth + 1, prefix="decoder.")
+    if arch.shared_embedding and arch.encoder.embedding is not None:
+        record.common = arch.encoder.embedding.name
     gradient = _loss_gradient(arch.decoder, decoded, target, loss, given[1], record)
     run_backward(arch.decoder, decoded, gradient, target, given[1], record)
     memory = np.asarray(record.memory_gradient)

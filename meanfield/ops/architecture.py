@@ -157,14 +157,30 @@ class Transformer:
 class EncoderDecoder:
     """An encoder and a decoder that attends to it: the sequence-to-sequence Transformer.
 
-    Both stacks embed their own tokens; the decoder carries the head.
+    Each stack reads its own tokens, ids or vectors; the decoder carries the head.
 
     Args:
         name: Preset name, the ``arch`` column.
-        encoder: The encoder stack, with an embedding.
-        decoder: The decoder stack, with cross-attention, embedding and head.
+        encoder: The encoder stack.
+        decoder: The decoder stack, with cross-attention, and with the head if there is one.
+        shared_embedding: Whether the token embeddings of both are one table; it has one row in tables, whose
+            module has no prefix. A tied head of the decoder reads the same table.
+
+    Raises:
+        InputError: If stacks that share their embedding have none, or two that differ.
     """
 
     name: str
     encoder: Transformer
     decoder: Transformer
+    shared_embedding: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.shared_embedding:
+            return
+        tables = self.encoder.embedding, self.decoder.embedding
+        if tables[0] is None or tables[0] != tables[1]:
+            raise InputError(
+                "shared_embedding=True with two embeddings that differ, or without: give both stacks equal "
+                "ones, or leave shared_embedding out"
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from meanfield.errors import UnknownNameError, positive_integer
+from meanfield.errors import InputError, UnknownNameError, positive_integer
 from meanfield.ops import EncoderDecoder
 from meanfield.presets.builder import stack
 from meanfield.presets.options import OPTIONS, Options, options_from
@@ -19,6 +19,7 @@ def encoder_decoder(
     vocab: int,
     decoder_depth: int | None = None,
     placement: str = "post_ln",
+    shared_embedding: bool = False,
     **options: Any,
 ) -> EncoderDecoder:
     """Build an encoder and a decoder that attends to it.
@@ -31,6 +32,7 @@ def encoder_decoder(
         vocab: Number of tokens of either side.
         decoder_depth: Number of layers of the decoder, M; None for N.
         placement: A name in `PLACEMENTS`.
+        shared_embedding: Whether both stacks read one table of tokens.
         options: As for `post_ln`, without causal: the decoder is, the encoder is not.
 
     Returns:
@@ -38,6 +40,7 @@ def encoder_decoder(
 
     Raises:
         UnknownNameError: If the placement or an option is unknown.
+        InputError: If an option cannot be.
 
     Source:
         vaswani2017, Fig. 1; for the constants see `meanfield.initialization.deepnorm_constants`,
@@ -51,7 +54,10 @@ def encoder_decoder(
     where = placement_named(placement)
     accepted = tuple(name for name in OPTIONS if name != "causal")
     chosen = options_from({**options, "vocab": vocab}, accepted, init=where.init)
-    return assemble(f"encoder_decoder_{placement}", where, width, depth, decoder_depth, vocab, chosen)
+    if not isinstance(shared_embedding, bool):
+        raise InputError(f"shared_embedding={shared_embedding!r} is no boolean: give True or False")
+    arch = assemble(f"encoder_decoder_{placement}", where, width, depth, decoder_depth, vocab, chosen)
+    return replace(arch, shared_embedding=shared_embedding)
 
 
 def placement_named(name: str) -> Placement:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import singledispatch
 
+import numpy as np
+
 from meanfield import ops
 from meanfield.errors import MissingRuleError
 from meanfield.weight_free import attention, linear
@@ -183,16 +185,15 @@ def _repeat(op: ops.Repeat, saved: Saved, g: Array, run: Run) -> Array:
 @backward.register
 def _embedding(op: ops.Embedding, saved: Saved, g: Array, run: Run) -> Array:
     """Gradients of tokens of one id add, and those of a tied head to them. Source: definition."""
-    xp, scale = run.xp, float(op.scale)
-    same, tied = saved
-    gram = g @ xp.matrix_transpose(g)
-    square = scale**2 * xp.sum(xp.where(same, gram, xp.zeros_like(gram)), axis=(1, 2))
-    if tied.gradient is not None:
-        index = xp.broadcast_to(tied.slot[:, :, None], g.shape)
-        of_head = xp.take_along_axis(tied.gradient, index, axis=1)
-        square = square + 2 * scale * xp.sum(g * of_head, axis=(1, 2)) + squared(tied.gradient, xp)
-        square = square + tied.others
-    run.add(op.name, "weight", square)
+    xp = run.xp
+    table, slot = saved
+    places = run.backend.asarray(np.arange(table.slot.shape[1]))[None, :, None]
+    reads = xp.astype(slot[:, None, :] == places, g.dtype)  # (seeds or 1, slots, tokens)
+    table.gradient = table.gradient + float(op.scale) * (reads @ g)
+    common = table is run.common
+    if not common or run.prefix == "encoder.":  # the encoder is the last to come back
+        square = squared(table.gradient, xp) + table.others
+        run.add(op.name, "weight", square, prefix="" if common else None)
     return g
 
 
@@ -205,8 +206,9 @@ def _head(op: ops.Head, saved: Saved, g: Array, run: Run) -> Array:
     if not op.tied:
         return _through(op.name, read, {"": g}, run)
     assert run.tied is not None
-    known, g = g[..., : x.shape[1]], g[..., x.shape[1] :]
+    slots = run.tied.slot.shape[1]
+    known, g = g[..., :slots], g[..., slots:]
     of_others, squares = linear.project_back(read, {"": g}, run)
-    run.tied.gradient = xp.matrix_transpose(known) @ x
+    run.tied.gradient = run.tied.gradient + xp.matrix_transpose(known) @ x
     run.tied.others = squares[""]
-    return of_others + known @ run.tied.rows
+    return of_others + known @ run.tied.values

@@ -13,7 +13,7 @@ from meanfield.errors import MissingRuleError
 from meanfield.weight_free import attention, linear
 from meanfield.weight_free.activations import activate
 from meanfield.weight_free.backend import Array
-from meanfield.weight_free.run import INTERPRETER, Run, Tied
+from meanfield.weight_free.run import INTERPRETER, Run
 
 Saved: TypeAlias = Any
 
@@ -202,13 +202,13 @@ def _repeat(op: ops.Repeat, x: Array, run: Run) -> tuple[Array, Saved]:
 
 @forward.register
 def _embedding(op: ops.Embedding, x: Array, run: Run) -> tuple[Array, Saved]:
-    """Rows of the ids that occur, times the scale; one row for each id. Source: definition."""
-    xp = run.xp
-    same = x[:, :, None] == x[:, None, :]  # (seeds or 1, T, T)
-    slot = xp.argmax(xp.astype(same, xp.int8), axis=-1)  # the first token of the same id
-    fresh = run.draw(op.weight, x.shape[1], op.width)
-    rows = xp.take_along_axis(fresh, xp.broadcast_to(slot[:, :, None], fresh.shape), axis=1)
-    return float(op.scale) * rows, (same, Tied(x, slot, fresh, op.weight))
+    """Rows of the ids, times the scale. Source: definition."""
+    xp, tokens = run.xp, x.shape[1]
+    table = run.common if run.common is not None and run.common.op == op else run.look_up(op, x)
+    # of a table that encoder and decoder share, what the present one's tokens read
+    slot = table.slot[:, -tokens:] if run.prefix == "decoder." else table.slot[:, :tokens]
+    index = xp.broadcast_to(slot[:, :, None], (run.seeds, tokens, op.width))
+    return float(op.scale) * xp.take_along_axis(table.values, index, axis=1), (table, slot)
 
 
 @forward.register
@@ -219,12 +219,12 @@ def _head(op: ops.Head, x: Array, run: Run) -> tuple[Array, Saved]:
     weights = op.linear
     if op.tied:
         assert run.tied is not None
-        weights = ops.Linear(weights.d_in, weights.d_out, run.tied.law)
+        weights = ops.Linear(weights.d_in, weights.d_out, run.tied.op.weight)
     outputs, read = linear.project({"": weights}, x, run)
     logits = outputs[""]
     if op.tied:
         assert run.tied is not None
-        logits = xp.concat([x @ xp.matrix_transpose(run.tied.rows), logits], axis=-1)
+        logits = xp.concat([x @ xp.matrix_transpose(run.tied.values), logits], axis=-1)
     logits, slope = scale * logits, None
     if op.softcap is not None:
         t = xp.tanh(logits / float(op.softcap))

@@ -53,7 +53,7 @@ def cross_entropy(logits: Array, labels: np.ndarray, share: Array, label_smoothi
         dL/dlogits.
     """
     xp = run.xp
-    slots = 0 if run.tied is None else labels.shape[1]
+    slots = 0 if run.tied is None else run.tied.slot.shape[1]
     classes = logits.shape[-1] - slots
     column = run.backend.asarray(np.arange(classes)[None])  # (1 or seeds, columns)
     active = None

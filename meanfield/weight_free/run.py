@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meanfield.ops import Draw, ParameterKey
+from meanfield.ops import Draw, Embedding, ParameterKey
 from meanfield.weight_free.backend import Array, Backend
 
 INTERPRETER = "weight_free.forward"
@@ -53,18 +53,18 @@ class Memory:
 
 
 @dataclass(slots=True)
-class Tied:
-    """What a tied head knows of the embedding, and what it finds for it.
+class Rows:
+    """The rows of a table that N tokens read, and what they receive.
 
     ``slot`` is, for each token, the first one of the same id; the row of that id is the slot's.
     """
 
-    ids: Array  # (seeds, T)
-    slot: Array  # (seeds, T)
-    rows: Array  # (seeds, T, width)
-    law: Draw
-    gradient: Array | None = None  # of the rows, in their slots
-    others: Array | None = None  # squared norm over the rows of ids that do not occur
+    op: Embedding
+    ids: Array  # (seeds or 1, N)
+    slot: Array  # (seeds or 1, N)
+    values: Array  # (seeds, N, width)
+    gradient: Array  # the same, in the slots
+    others: Array | float = 0.0  # squared norm over the rows of ids that do not occur, of a tied head
 
 
 @dataclass(slots=True)
@@ -89,7 +89,8 @@ class Run:
     tables: dict[str, Table] = field(default_factory=dict)
     masks: dict[Any, Array] = field(default_factory=dict)
     memory: Memory | None = None
-    tied: Tied | None = None
+    tied: Rows | None = None  # what the head of the present stack reads
+    common: Rows | None = None  # of a table that encoder and decoder share, tokens of the encoder first
 
     @property
     def xp(self) -> Any:
@@ -123,9 +124,18 @@ class Run:
             unit = (self.backend.uniform(self.streams, shape) - 0.5) * 12**0.5
         return float(law.mean) + float(law.variance) ** 0.5 * unit
 
-    def add(self, module: str, parameter: str, square: Array) -> None:
+    def look_up(self, op: Embedding, ids: Array) -> Rows:
+        """Draw the rows of ids (seeds or 1, N), one for each id that occurs."""
+        xp = self.xp
+        same = ids[:, :, None] == ids[:, None, :]  # (seeds or 1, N, N)
+        slot = xp.argmax(xp.astype(same, xp.int8), axis=-1)
+        values = self.draw(op.weight, ids.shape[1], op.width)
+        return Rows(op, ids, slot, values, xp.zeros_like(values))
+
+    def add(self, module: str, parameter: str, square: Array, *, prefix: str | None = None) -> None:
         """Note ||dL/dtheta||^2, of shape (seeds,), for a parameter of the present layer."""
-        self.squares[ParameterKey(self.layer, self.prefix + module, parameter)] = square
+        prefix = self.prefix if prefix is None else prefix
+        self.squares[ParameterKey(self.layer, prefix + module, parameter)] = square
 
 
 def squared(x: Array, xp: Any) -> Array:

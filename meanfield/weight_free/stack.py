@@ -49,6 +49,9 @@ def squares(arch: ops.Transformer | ops.EncoderDecoder, data: Data, run: Run) ->
         _down(saved, _top(arch, y, data, run), run)
         return
     source, target = data.feeds
+    if arch.shared_embedding and arch.encoder.embedding is not None:
+        ids = np.concatenate([feed.ids for feed in data.feeds if feed.ids is not None], axis=1)
+        run.common = run.look_up(arch.encoder.embedding, run.backend.asarray(ids))
     run.prefix, run.feed = "encoder.", source
     y, saved = _up(arch.encoder, run)
     run.memory = Memory(source, span(y, run), run.xp.zeros_like(y))
@@ -93,7 +96,7 @@ def _up(arch: ops.Transformer, run: Run) -> tuple[Array, Kept]:
             kept.append((0, embedding, saved))
             x = x + y
         if arch.head is not None and arch.head.tied:
-            run.tied = kept[0][2][1]
+            run.tied = kept[0][2][0]
     for run.layer, part in _parts(arch):
         first = run.layer
         x, saved = forward(part, x, run)

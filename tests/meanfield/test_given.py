@@ -106,3 +106,12 @@ def test_what_cannot_be_is_refused(arch: Any, given: dict[str, Any], says: str, 
     with pytest.raises(InputError, match=says) as error:
         mf.predict(arch, tokens=4, samples=samples, **given)
     assert "\n" not in str(error.value)
+
+
+def test_a_table_is_shared_by_two_equal_ones_alone() -> None:
+    other = mf.encoder_decoder(**SIZES, vocab=10).decoder
+    for decoder in (replace(PAIR.decoder, embedding=None, head=None), other):
+        with pytest.raises(InputError, match="shared_embedding=True with two embeddings that differ"):
+            mf.EncoderDecoder("pair", PAIR.encoder, decoder, shared_embedding=True)
+    with pytest.raises(InputError, match="shared_embedding='yes' is no boolean"):
+        mf.encoder_decoder(width=8, depth=1, vocab=9, shared_embedding="yes")  # type: ignore[arg-type]  # on purpose

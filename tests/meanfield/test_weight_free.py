@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,11 @@ from meanfield.moments.masks import bucket
 from meanfield.weight_free import Backend, backward, forward, sample
 from meanfield.weight_free.linear import project, project_back
 from meanfield.weight_free.run import Feed, Run
-from tests.meanfield.weights import both_ways
+from tests.meanfield.weights import bare, both_ways
 
 SMALL: dict[str, Any] = {"width": 8, "depth": 2, "heads": 2, "d_ff": 12}
 PADDED = np.array([[True, True, True], [False, True, True]])
 SOURCE_PADDED = np.array([[True, True, False, True], [True, False, False, False]])
-
-
-def bare(arch: mf.EncoderDecoder) -> mf.EncoderDecoder:
-    """Both stacks without embedding and head, as torch.nn.Transformer is."""
-    stacks = (replace(stack, embedding=None, head=None) for stack in (arch.encoder, arch.decoder))
-    return mf.EncoderDecoder("bare", *stacks)
 
 
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -80,6 +73,14 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
             relative_bias=ops.RelativeBias("attention.relative_bias", ops.Draw(1), 8, 6, shared=True),
         ),
         {"loss": "cross_entropy", "padding": PADDED, "source_tokens": 4, "source_padding": SOURCE_PADDED},
+    ),
+    "one table for source and target": (
+        mf.encoder_decoder(**SMALL, vocab=9, positions=5, embedding_scale=1.5, shared_embedding=True),
+        {"padding": PADDED, "source_tokens": 4, "source_padding": SOURCE_PADDED},
+    ),
+    "one table for source, target and head": (
+        mf.encoder_decoder(**SMALL, vocab=9, tied=True, embedding_scale=1.5, shared_embedding=True),
+        {"loss": "cross_entropy", "source_tokens": 4, "smoothing": 0.1},
     ),
     "encoder-decoder on vectors": (
         bare(mf.encoder_decoder(**SMALL, placement="pre_ln", vocab=9)),

@@ -61,10 +61,22 @@ def distinct(value: Any, counter: Iterator[int]) -> Any:
         return ops.Draw((1 + next(counter) / 1000) / 16)
     if isinstance(value, tuple):
         return tuple(distinct(item, counter) for item in value)
+    if isinstance(value, ops.EncoderDecoder) and value.shared_embedding:
+        apart = distinct(dataclasses.replace(value, shared_embedding=False), counter)
+        decoder = dataclasses.replace(apart.decoder, embedding=apart.encoder.embedding)
+        return dataclasses.replace(apart, decoder=decoder, shared_embedding=True)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         changed = {f.name: distinct(getattr(value, f.name), counter) for f in dataclasses.fields(value)}
         return dataclasses.replace(value, **changed)
     return value
+
+
+def bare(arch: ops.EncoderDecoder) -> ops.EncoderDecoder:
+    """Both stacks without embedding and head, as torch.nn.Transformer is."""
+    encoder, decoder = (
+        dataclasses.replace(stack, embedding=None, head=None) for stack in (arch.encoder, arch.decoder)
+    )
+    return ops.EncoderDecoder("bare", encoder, decoder)
 
 
 def stacks(arch: Any) -> list[ops.Transformer]:
@@ -89,7 +101,9 @@ class Given(Run):
             ):  # fmt: skip
                 if table is not None:
                     assert read is not None
-                    self.rows[table.weight] = read.reshape(-1)
+                    # a table that encoder and decoder share is drawn once, for the tokens of both
+                    before = self.rows.get(table.weight, read.reshape(-1)[:0])
+                    self.rows[table.weight] = np.concatenate([before, read.reshape(-1)])
 
     def normal(self, *shape: int) -> Array:
         return next(self.given).reshape(1, *shape)
