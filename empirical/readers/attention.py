@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from empirical.readers import made, probing, rotary
+from empirical.readers import made, rotary
 from empirical.readers.reading import UnsupportedModuleError
 from empirical.readers.terms import (
     Bias,
@@ -22,7 +22,6 @@ from empirical.readers.terms import (
     Scores,
     Value,
     View,
-    arrange,
 )
 from empirical.readers.trace import Node
 
@@ -174,7 +173,7 @@ def _slopes(node: Node, constant: Tensor, visible: Tensor) -> Tensor | None:
     """ALiBi: constant terms slope * (key - query), up to what all keys of a query share."""
     if not bool(constant.any()):
         return None
-    count, tokens, sources = constant.shape
+    _count, tokens, sources = constant.shape
     distance = (torch.arange(sources) - torch.arange(tokens)[:, None]).double().expand_as(constant)
     if tokens != sources:
         raise UnsupportedModuleError(node.module, "constant terms of the scores that are no mask")

@@ -33,7 +33,7 @@ def arguments(module: nn.Module, batch: Any) -> dict[str, Any]:
     values = batch if isinstance(batch, list | tuple) else (batch,)
     if not all(isinstance(value, Tensor) for value in values):
         raise InputError(
-            f"batch is a {type(batch).__name__}: give a tensor, a tuple of tensors, or a dictionary of arguments"
+            f"batch is a {type(batch).__name__}: give a tensor, a tuple of tensors, or a dictionary"
         )
     names = [
         p.name
@@ -93,7 +93,8 @@ def example(module: nn.Module) -> dict[str, Any]:
         return found
     width = _width(module)
     if first and width:
-        wanted = [name for name in ("src", "tgt", "memory") if name in names] or [first]
+        inputs: tuple[str, ...] = ("src", "tgt", "memory")
+        wanted = [name for name in inputs if name in names] or [first]
         return {name: torch.randn(BATCH, TOKENS, width, generator=generator) for name in wanted}
     raise UnsupportedModuleError("", "what it reads cannot be guessed: give a batch")
 

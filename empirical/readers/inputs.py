@@ -109,7 +109,7 @@ def _tables(
 def _kind(rows: Tensor, real: Tensor) -> str:
     if bool((rows == rows[0, 0])[real].all()):
         return "segment"
-    own = torch.arange(rows.shape[1]) - int((real[0].int().argmax()))
+    own = torch.arange(rows.shape[1]) - int(real[0].int().argmax())
     offset = int(rows[0][real[0]][0])
     return "position" if bool((rows == own + offset)[real].all()) else "embedding"
 

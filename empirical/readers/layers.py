@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from empirical.readers.assemble import Assembler
 from empirical.readers.reading import UnsupportedModuleError
 from empirical.readers.structure import Add, Attend, Gate, Single, Step, Steps
-from empirical.readers.terms import Activated, Capped, Map, Normed, Scaled
+from empirical.readers.terms import Capped, Map, Normed, Scaled
 from meanfield import ops
 
 

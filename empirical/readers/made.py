@@ -69,9 +69,9 @@ def seen(part: Node, before: Made, after: Made, change: Callable[[Tensor], Tenso
 
 def weight(value: Made) -> Weight | None:
     """A parameter that is used as it stands, up to a factor and a number added; None for anything else."""
-    if len(value.parts) != 1 or not isinstance(value.parts[0], Rows):
+    part = value.parts[0] if len(value.parts) == 1 else None
+    if not isinstance(part, Rows):
         return None
-    (part,) = value.parts
     offset = 0.0
     if value.constant is not None:
         offset = float(value.constant.reshape(-1)[0])

@@ -55,7 +55,7 @@ def norm_of(graph: Graph, term: Term, index: Tensor, node: Node) -> tuple[str, f
         node: What may be its norm.
 
     Returns:
-        ``"layernorm"``, ``"rmsnorm"`` or ``"centred"`` (x - mean(x)), eps, and the factor; None if it is none.
+        ``"layernorm"``, ``"rmsnorm"`` or ``"centred"`` (x - mean(x)), eps, and the factor; None if none fits.
     """
     noisy = noise(term) + 0.3  # a mean, so that the two kinds differ
 

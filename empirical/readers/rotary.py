@@ -47,28 +47,26 @@ def operand(graph: Graph, node: Node, term: Term, *, transposed: bool) -> Operan
             node.module, "queries or keys that are no linear function of a projection"
         )
     rows = _rows(graph, term, node, lay)
-    count, tokens, size = whole.shape
+    count, _, size = whole.shape
     sequence = (rows == rows[0]).all(dim=1)  # the heads of one sequence
     jacobian = _jacobian(graph, term, node, lay, rows, sequence)  # (heads, size, tokens, width)
-    columns = []
-    angles, scales = None, None
-    for head in jacobian:
-        order, head_angles, head_scale = _planes(node, head)
-        columns.append(order)
-        if angles is not None and (
-            np.abs(angles - head_angles).max() > 1e-4 or abs(scales / head_scale - 1) > 1e-5
+    planes = [_planes(node, head) for head in jacobian]
+    _, angles, scale = planes[0]
+    for _, others, factor in planes[1:]:
+        if (
+            others.shape != angles.shape
+            or np.abs(angles - others).max(initial=0) > 1e-4
+            or abs(scale / factor - 1) > 1e-5
         ):
             raise UnsupportedModuleError(node.module, "heads that turn differently")
-        angles, scales = head_angles, head_scale
-    assert angles is not None
     turned = _rotary(node, angles, size)
-    per_head = torch.stack(columns)
+    per_head = torch.stack([order for order, _, _ in planes])
     heads = len(per_head)
     # Products of other sequences have their heads in the same order.
     if count % heads:
         raise UnsupportedModuleError(node.module, "sequences with different numbers of heads")
     which = _head_of(rows, heads)
-    return Operand(term, rows, per_head[which], float(f"{scales:.7g}"), turned)
+    return Operand(term, rows, per_head[which], float(f"{scale:.7g}"), turned)
 
 
 def _head_of(rows: Tensor, heads: int) -> Tensor:
@@ -123,7 +121,9 @@ def _planes(node: Node, head: Tensor) -> tuple[Tensor, np.ndarray, float]:
         raise UnsupportedModuleError(node.module, "queries or keys whose first position is turned already")
     own = resting.argmax(axis=1)
     scale = float(entries[0, 0, own[0]])
-    first, second, still = [], [], []
+    first: list[int] = []
+    second: list[int] = []
+    still: list[int] = []
     for c in range(size):
         others = [int(w) for w in np.flatnonzero(support[c]) if w != own[c]]
         if not others:

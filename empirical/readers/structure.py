@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 from empirical.readers.reading import UnsupportedModuleError
@@ -122,7 +123,7 @@ class Paths:
                 raise UnsupportedModuleError(target.at.module, "a part that does not hang on the tokens")
             chain.append(self._up(chain[-1]))
         chain.reverse()
-        return tuple(self._step(below, above) for above, below in zip(chain, chain[1:], strict=False))
+        return tuple(self._step(below, above) for above, below in pairwise(chain))
 
     def _step(self, term: Term, above: Term) -> Step:
         match term:

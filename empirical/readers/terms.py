@@ -7,7 +7,8 @@ column``. Reshapes, slices and transposes act on these integers exactly as they 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,6 +64,7 @@ class Map(Term):
 
     @property
     def sources(self) -> tuple[Term, ...]:
+        """The terms that it is made of."""
         return (self.x,)
 
 
@@ -75,6 +77,7 @@ class Take(Term):
 
     @property
     def sources(self) -> tuple[Term, ...]:
+        """The terms that it is made of."""
         return (self.x,)
 
 
@@ -91,6 +94,7 @@ class Normed(Term):
 
     @property
     def sources(self) -> tuple[Term, ...]:
+        """The terms that it is made of."""
         return (self.x,)
 
 
@@ -103,6 +107,7 @@ class Activated(Term):
 
     @property
     def sources(self) -> tuple[Term, ...]:
+        """The terms that it is made of."""
         return (self.x,)
 
 
@@ -115,6 +120,7 @@ class Capped(Term):
 
     @property
     def sources(self) -> tuple[Term, ...]:
+        """The terms that it is made of."""
         return (self.x,)
 
 
@@ -127,6 +133,7 @@ class Scaled(Term):
 
     @property
     def sources(self) -> tuple[Term, ...]:
+        """The terms that it is made of."""
         return (self.x,)
 
 
@@ -139,6 +146,7 @@ class Gained(Term):
 
     @property
     def sources(self) -> tuple[Term, ...]:
+        """The terms that it is made of."""
         return (self.x,)
 
 
@@ -151,6 +159,7 @@ class Product(Term):
 
     @property
     def sources(self) -> tuple[Term, ...]:
+        """The terms that it is made of."""
         return (self.a, self.b)
 
 
@@ -162,6 +171,7 @@ class Sum(Term):
 
     @property
     def sources(self) -> tuple[Term, ...]:
+        """The terms that it is made of."""
         return tuple(part for _, part in self.parts)
 
 
@@ -193,6 +203,7 @@ class Scores(Term):
 
     @property
     def sources(self) -> tuple[Term, ...]:
+        """The terms that it is made of."""
         return (self.query.term, self.key.term)
 
 
@@ -218,6 +229,7 @@ class Probabilities(Term):
 
     @property
     def sources(self) -> tuple[Term, ...]:
+        """The terms that it is made of."""
         return self.scores.sources
 
 
@@ -231,6 +243,7 @@ class Mixed(Term):
 
     @property
     def sources(self) -> tuple[Term, ...]:
+        """The terms that it is made of."""
         scores = self.probabilities.scores
         return tuple(read_by(operand.term) for operand in (scores.query, scores.key, self.value))
 
@@ -314,12 +327,14 @@ class Opaque:
     """A function of a few terms whose meaning is not known yet; it can be found out by trying.
 
     Attributes:
+        at: The operation that made it.
         entries: The views that it is made of.
         index: Where it is a function of one view's entries, each for itself: those entries.
         reduced: Whether sums over coordinates went in.
         tables: Nodes of parameters that went in.
     """
 
+    at: Node
     entries: tuple[View, ...]
     index: Tensor | None = None
     reduced: bool = False
@@ -354,3 +369,47 @@ def read_by(term: Term) -> Term:
 def arrange(rows: Tensor, width: int) -> Tensor:
     """Index of whole rows: (*rows.shape, width)."""
     return rows[..., None] * width + torch.arange(width)
+
+
+def scalar(value: Any) -> float | None:
+    """The number that an argument is: a number, or a constant tensor of equal entries.
+
+    Args:
+        value: An argument of an operation.
+
+    Returns:
+        The number, or None.
+    """
+    if isinstance(value, bool | int | float):
+        return float(value)
+    if isinstance(value, Node) and not value.variable and value.value.numel():
+        flat = value.value.reshape(-1)
+        if bool((flat == flat[0]).all()):
+            return float(flat[0])
+    return None
+
+
+def of_scores(value: Value) -> bool:
+    """Whether a value is made of products of queries and keys."""
+    views = value.entries if isinstance(value, Opaque) else (value,) if isinstance(value, View) else ()
+    return any(isinstance(view.term, Scores | Probabilities) for view in views)
+
+
+def take(term: Term, columns: Tensor) -> Term:
+    """Take columns of a term; those of a linear map are a linear map.
+
+    Args:
+        term: The term.
+        columns: Their numbers.
+
+    Returns:
+        The term itself where they are all of them in order.
+    """
+    if len(columns) == term.width and torch.equal(columns, torch.arange(term.width)):
+        return term
+    count = len(columns)
+    if isinstance(term, Map):
+        weight = replace(term.weight, index=term.weight.index[:, columns])
+        bias = None if term.bias is None else replace(term.bias, index=term.bias.index[columns])
+        return Map(width=count, at=term.at, layout=term.layout, x=term.x, weight=weight, bias=bias)
+    return Take(width=count, at=term.at, layout=term.layout, x=term, columns=columns)

@@ -150,11 +150,11 @@ def _apply(node: Node, values: Mapping[Node, Tensor]) -> Tensor:
     return result if node.output is None else result[node.output]
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
     """Notes every elementary operation; tensors are known by identity and kept alive."""
 
     def __init__(self, leaves: dict[int, tuple[LeafKind, str, bool]], path: list[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.leaves, self.path = leaves, path
         self.found: list[Node] = []
         self.of: dict[int, Node] = {}

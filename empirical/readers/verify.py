@@ -1,4 +1,4 @@
-"""The proof of a reading: the architecture, built and given other weights, computes what the module computes."""
+"""The proof of a reading: built anew and given other weights, it computes what the module computes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from empirical.build import build
+from empirical.build import Architecture, build
 from empirical.layers import Context, Transformer
 from empirical.names import named_parameters
 from empirical.readers.assemble import Placed
@@ -16,7 +16,6 @@ from empirical.readers.reading import UnsupportedModuleError
 from empirical.readers.terms import Root
 from empirical.readers.trace import Graph, Node
 from meanfield import ops
-from meanfield.ops import ParameterKey
 
 TOLERANCE = 1e-4
 """Of the output's size. Constants of the pass, such as angles, have the precision of its type."""
@@ -57,7 +56,7 @@ def other_weights(graph: Graph, placed: Iterable[Placed]) -> dict[Node, Tensor]:
 def check(
     graph: Graph,
     output: tuple[Node, Tensor],
-    arch: ops.Transformer | ops.EncoderDecoder,
+    arch: Architecture,
     roots: list[tuple[Root, Tensor, Tensor | None]],
     placed: list[Placed],
 ) -> None:
@@ -112,10 +111,14 @@ def check(
         )
 
 
-def _on_vectors(arch: ops.Transformer | ops.EncoderDecoder) -> ops.Transformer | ops.EncoderDecoder:
-    """The architecture without its embeddings, a tied head with a matrix of its own."""
+def _on_vectors(arch: Architecture) -> Architecture:
+    """The architecture without its embeddings."""
     if isinstance(arch, ops.EncoderDecoder):
-        encoder, decoder = _on_vectors(arch.encoder), _on_vectors(arch.decoder)
-        return replace(arch, encoder=encoder, decoder=decoder)
-    head = arch.head if arch.head is None or not arch.head.tied else replace(arch.head, tied=False)
-    return replace(arch, embedding=None, position=None, segment=None, head=head)
+        return replace(arch, encoder=_bare(arch.encoder), decoder=_bare(arch.decoder))
+    return _bare(arch)
+
+
+def _bare(stack: ops.Transformer) -> ops.Transformer:
+    """A stack without its embeddings, a tied head with a matrix of its own."""
+    head = stack.head if stack.head is None or not stack.head.tied else replace(stack.head, tied=False)
+    return replace(stack, embedding=None, position=None, segment=None, head=head)
