@@ -204,7 +204,9 @@ def convolution(reader: Interpreter, node: Node) -> Made:
     if index.dim() == 3:  # a signal is an image of height 1
         pixels, index = pixels[:, :, None], index[:, :, None]
         stride, padding, dilation = [1, *stride], [0, *padding], [1, *dilation]
-    windows = torch.nn.functional.unfold(pixels, index.shape[2:], dilation, padding, stride)  # (b, k, places)
+    padding = [*padding] * (2 // len(padding))  # one number for both axes
+    steps = tuple(dilation), tuple(padding), tuple(stride)
+    windows = torch.nn.functional.unfold(pixels, tuple(index.shape[2:]), *steps)  # (b, k, places)
     batch, size, places = windows.shape
     given = windows.transpose(1, 2).reshape(batch * places, size)
     width = index.shape[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -129,8 +130,13 @@ class _Reader:
         )
         made = Assembler(laws, prefix="decoder.")
         decoder = self.stack(stack, made, root, None)
-        pair = ops.EncoderDecoder("read", encoder[0], decoder[0])
-        return pair, (encoder[1], decoder[1]), [*encoder[2], *decoder[2]], [encoder[3], decoder[3]]
+        placed = [*encoder[2], *decoder[2]]
+        common = _common_table(placed)
+        pair = ops.EncoderDecoder("read", encoder[0], decoder[0], shared_embedding=common is not None)
+        placed = [
+            replace(p, key=_COMMON) if p.weight.name == common and p.key.layer == 0 else p for p in placed
+        ]
+        return pair, (encoder[1], decoder[1]), placed, [encoder[3], decoder[3]]
 
     def stack(
         self, stack: Any, made: Assembler, root: Root, decoder: Assembler | None
@@ -168,6 +174,16 @@ class _Reader:
                 )
 
 
+_COMMON = ParameterKey(0, "embedding", "weight")
+"""The table of words that encoder and decoder share."""
+
+
+def _common_table(placed: list[Placed]) -> str | None:
+    """Name of the tensor that embeds the words of both stacks, if it is one."""
+    tables = [p.weight.name for p in placed if p.key.layer == 0 and p.key.module.endswith(".embedding")]
+    return tables[0] if len(tables) == 2 and tables[0] == tables[1] else None
+
+
 def _root(term: Term) -> Root:
     """The vectors that a stack's tokens come from, by its queries."""
     seen: set[int] = set()
@@ -191,10 +207,12 @@ def _slots(
     placed: list[Placed], tensors: Mapping[str, Tensor]
 ) -> tuple[tuple[Slot, ...], tuple[tuple[str, ...], ...]]:
     """Slots, and which of them are one tensor in several places."""
-    slots = []
+    slots: list[Slot] = []
     whole: dict[str, list[ParameterKey]] = {}
     for p in placed:
         size = tensors[p.weight.name].numel()
+        if p.key in {slot.key for slot in slots}:
+            continue  # a table that both stacks read
         whole_tensor = p.weight.index.numel() == size or p.key.layer == 0
         part = None if whole_tensor else p.key.module.rsplit(".", 1)[-1]
         if part is None:

@@ -199,7 +199,9 @@ def relative_bias(node: Node, weight: Weight, graph: Graph, shape: tuple[int, ..
         UnsupportedModuleError: If its entries are not those of T5's buckets.
     """
     table = next(n for n in graph.nodes if n.leaf == "parameter" and n.name == weight.name)
-    index = weight.index.squeeze()
+    index = weight.index
+    if index.dim() == 4 and bool((index == index[:1]).all()):
+        index = index[0]  # the same for all sequences
     if table.value.dim() != 2 or index.dim() != 3 or index.shape[1:] != shape[1:]:
         raise UnsupportedModuleError(
             node.module, "a learned term of scores that is no table (buckets, heads)"

@@ -114,7 +114,7 @@ def check(
 def _on_vectors(arch: Architecture) -> Architecture:
     """The architecture without its embeddings."""
     if isinstance(arch, ops.EncoderDecoder):
-        return replace(arch, encoder=_bare(arch.encoder), decoder=_bare(arch.decoder))
+        return ops.EncoderDecoder(arch.name, _bare(arch.encoder), _bare(arch.decoder))
     return _bare(arch)
 
 
