@@ -106,8 +106,8 @@ def _meaning(audit: Audit) -> str:
     given = audit.configuration
     flags = "; ".join(f"<i>{html.escape(name)}</i>, {html.escape(text)}" for name, text in FLAGS.items())
     return _list([
-        "<b>Predicted</b>: E‖∂L/∂θ‖² of a tensor over random weights, from the architecture, the variances "
-        f"of the weights and the batch, by mean-field theory at the real width ({given['samples']} samples of "
+        "<b>Predicted</b>: E‖∂L/∂θ‖² of a tensor over random weights, from the architecture, the weights' "
+        f"variances and the batch, by mean-field theory at the real width ({given['samples']} samples of "
         "hidden states, no weights and no backward pass). Nothing is fitted.",
         f"<b>Measured</b>: the mean over {given['seeds']} fresh models, each with a forward and a backward "
         "pass in evaluation mode, and random targets of its own.",

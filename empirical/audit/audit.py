@@ -108,7 +108,8 @@ def audit(
 
     Raises:
         UnsupportedModuleError: If a part of the module is not understood.
-        InputError: If module, batch, loss or an argument cannot be used, or a number is not finite.
+        InputError: If module, batch, loss or an argument cannot be used, a number is not finite, or weights
+            are not independent: layers that are copies of each other, or share tensors.
         MissingRuleError: If the theory has no rule for a part of the architecture.
     """
     from empirical.readers import read_module

@@ -21,7 +21,7 @@ from empirical.audit.batch import (
     seeded,
 )
 from empirical.audit.pool import given_vectors, pooled, readings_needed
-from empirical.audit.predict import places_of
+from empirical.audit.predict import check_independent, places_of
 from empirical.audit.readout import check_loss, check_repeatable, loss_of, rows
 from empirical.readers import Reading, Slot
 from meanfield.errors import InputError
@@ -99,6 +99,7 @@ def measure(
             loop.fingerprints.append(_fingerprint(reading, module))
             module.to(plan.device, plan.dtype)
             if seed == plan.seeds[0]:
+                check_independent(reading)
                 check_loss(reading, plan.loss)
                 check_repeatable(module, call, reading, plan.loss)
                 loop.notes += [note for note in (dropout(module),) if note]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -11,12 +12,12 @@ import numpy as np
 
 from empirical.readers import Reading, Stream
 from meanfield.errors import InputError
-from meanfield.ops import Draw
+from meanfield.ops import Draw, EncoderDecoder
 
-ENTRIES = 200_000
-"""Pooled entries of a matrix after which its sample variance is known to 0.3 %."""
-VECTORS = 16
-"""Readings over which the Gram matrix of embedded vectors is averaged, where the weights make them."""
+ENTRIES = 50_000
+"""Pooled entries of a matrix after which its sample variance is known to 0.6 %."""
+COORDINATES = 4096
+"""Pooled coordinates of embedded vectors after which their Gram matrix is known to 1.6 %."""
 
 
 def readings_needed(reading: Reading) -> int:
@@ -30,8 +31,9 @@ def readings_needed(reading: Reading) -> int:
     """
     matrices = [slot.index.numel() for slot in reading.slots if slot.index.ndim == 2]
     typical = float(np.median(matrices)) if matrices else ENTRIES
-    embedded = any(stream.features for stream in reading.streams)
-    return max(int(np.ceil(ENTRIES / typical)), VECTORS if embedded else 1)
+    made = any(stream.features for stream in reading.streams)
+    stack = reading.arch.decoder if isinstance(reading.arch, EncoderDecoder) else reading.arch
+    return max(math.ceil(ENTRIES / typical), math.ceil(COORDINATES / stack.width) if made else 1)
 
 
 def pooled(readings: Sequence[Reading]) -> Reading:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -18,6 +15,7 @@ from empirical.audit.batch import Batch, as_call, dropout, evaluation, place
 from empirical.audit.readout import check_loss
 from empirical.losses import READ_THE_HEAD
 from empirical.readers import Reading, Slot
+from meanfield.errors import InputError
 from meanfield.ops import EncoderDecoder, ParameterKey
 
 LABELS = ["parameter", "layer", "module", "role"]
@@ -100,7 +98,8 @@ def predict(
 
     Raises:
         UnsupportedModuleError: If a part of the module is not understood.
-        InputError: If module, batch or loss cannot be used, or do not fit one another.
+        InputError: If module, batch or loss cannot be used, or do not fit one another, or weights are not
+            independent: layers that are copies of each other, or share tensors.
         MissingRuleError: If the theory has no rule for a part of the architecture.
     """
     from empirical.readers import read_module
@@ -135,6 +134,7 @@ def predict_reading(
     Returns:
         The prediction.
     """
+    check_independent(reading)
     check_loss(reading, loss)
     prediction = mf.predict(
         reading.arch,
@@ -147,19 +147,30 @@ def predict_reading(
     found = prediction.record.grad_sq
     keys_of: dict[str, ParameterKey] = {}
     unpredicted: dict[str, str] = {}
-    sums: dict[ParameterKey, list[ParameterKey]] = {}
     for label, places in places_of(reading).items():
-        keys = list(dict.fromkeys(slot.key for slot in places if slot.key in found))
-        if len(keys) == 1 and all(slot.key in keys or _head(slot) for slot in places):
-            keys_of[label] = keys[0]
-        elif len(keys) > 1 and all(_table(slot) or _head(slot) for slot in places):
-            keys_of[label] = _BOTH
-            sums[_BOTH] = keys
+        keys = {key for slot in places if (key := _row(slot, found)) is not None}
+        if len(keys) == 1 and all(_row(slot, found) or _head(slot) for slot in places):
+            keys_of[label] = keys.pop()
         else:
-            unpredicted[label] = _why(places, keys, loss)
-    return ModulePrediction(
-        reading, _summed(prediction, sums), unpredicted, (*reading.notes, *notes), keys_of
-    )
+            unpredicted[label] = _why(places, bool(keys), loss)
+    return ModulePrediction(reading, prediction, unpredicted, (*reading.notes, *notes), keys_of)
+
+
+def check_independent(reading: Reading) -> None:
+    """Check that the theory holds for what was read.
+
+    Args:
+        reading: The reading.
+
+    Raises:
+        InputError: If its weights are not independent.
+    """
+    if reading.dependent:
+        more = len(reading.dependent) - 1
+        raise InputError(
+            f"the theory is for independent weights: {reading.dependent[0]}"
+            + (f" (and {more} more)" if more else "")
+        )
 
 
 def places_of(reading: Reading) -> dict[str, list[Slot]]:
@@ -189,40 +200,25 @@ def _data(reading: Reading) -> dict[str, Any]:
     return data | {name: tuple(getattr(stream, name) for stream in reading.streams) for name in names}
 
 
-_BOTH = ParameterKey(0, "embedding", "weight")
-"""A table that embeds the tokens of encoder and decoder."""
+def _row(slot: Slot, found: Collection[ParameterKey]) -> ParameterKey | None:
+    """The row of a tensor; a table that encoder and decoder share has one without prefix."""
+    bare = slot.key._replace(module=_kind(slot))
+    return slot.key if slot.key in found else bare if slot.key.layer == 0 and bare in found else None
+
+
+def _kind(slot: Slot) -> str:
+    return slot.key.module.rpartition(".")[2]
 
 
 def _head(slot: Slot) -> bool:
     """A head: the gradient of one that is an embedding's table is counted there."""
-    return slot.key.module.rpartition(".")[2] == "head"
+    return _kind(slot) == "head"
 
 
-def _table(slot: Slot) -> bool:
-    return slot.key.layer == 0 and slot.key.module.rpartition(".")[2] == "embedding"
-
-
-def _why(places: list[Slot], keys: list[ParameterKey], loss: str) -> str:
-    if not keys and loss not in READ_THE_HEAD and all(_head(slot) for slot in places):
+def _why(places: list[Slot], known: bool, loss: str) -> str:
+    if not known and loss not in READ_THE_HEAD and all(_head(slot) for slot in places):
         return f"no gradient: loss={loss!r} is on the hidden states below the head"
     where = " and ".join(f"{slot.key.module} of layer {slot.key.layer}" for slot in places)
     if len(places) > 1:
         return f"one tensor is {where}: the theory takes weights that are used once"
     return f"the theory has no row for {where}"
-
-
-def _summed(prediction: mf.Prediction, sums: dict[ParameterKey, list[ParameterKey]]) -> mf.Prediction:
-    """Add rows for tables that embed the tokens of both stacks: the gradient is the sum of both."""
-    # The two are uncorrelated: what reaches the encoder's tokens has passed through weights of the encoder
-    # and of cross-attention, which nothing on the decoder's way has.
-    if not sums:
-        return prediction
-    record, samples = prediction.record, dict(prediction.samples)
-    grad_sq, logs = dict(record.grad_sq), dict(record.log10_grad_sq)
-    for key, parts in sums.items():
-        grad_sq[key] = sum(grad_sq[part] for part in parts)
-        logs[key] = math.log10(grad_sq[key]) if grad_sq[key] > 0 else -math.inf
-        if samples:
-            samples[key] = np.sum([samples[part] for part in parts], axis=0)
-    record = dataclasses.replace(record, grad_sq=grad_sq, log10_grad_sq=logs)
-    return dataclasses.replace(prediction, record=record, samples=samples)

@@ -159,12 +159,13 @@ class _Products(TorchFunctionMode):
 
 def _below_head(module: nn.Module, call: Call, reading: Reading, head: Head) -> Tensor:
     """Hidden states as the head multiplies them, without the factor that some models apply there."""
-    prefix = "decoder." if isinstance(reading.arch, EncoderDecoder) else ""
-    owner = f"{prefix}embedding" if head.tied else f"{prefix}{head.name}"
-    name = next(
-        (slot.name for slot in reading.slots if slot.key.module == owner and slot.key.parameter == "weight"),
-        None,
-    )
+    kind = "embedding" if head.tied else head.name
+    names = [
+        slot.name
+        for slot in reading.slots
+        if slot.key.module.rpartition(".")[2] == kind and slot.key.parameter == "weight"
+    ]
+    name = names[-1] if names else ""  # of a pair that of the decoder, which stands last
     named = dict(module.named_parameters(remove_duplicate=False))
     if name not in named:
         raise InputError(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WIDTH = 100
+HEIGHT = 128  # rows of the table, where layers are left out
 WORST = 10  # rows that are named below the table
 COLOURS = {DISAGREES: "bold red", UNLIKELY: "yellow", ZERO: "dim"}
 
@@ -89,8 +90,8 @@ def _table(audit: Audit) -> tuple[Table, list[int]]:
     """Lay out one row per tensor, by layer; return the layers that are left out too."""
     df: pd.DataFrame = audit.df
     looked_at = set(audit.worst.layer)
-    shown = set(shown_layers(df, None)) | looked_at
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    shown = set(shown_layers(df, None, HEIGHT)) | looked_at
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("layer", justify="right")
     table.add_column("parameter")
     for name in ("predicted", "measured", "ratio", "95 %"):
@@ -183,10 +184,12 @@ def as_table(audit: Audit, console: Console | None = None) -> str:
         say("")
         console.print(table)
         if missing:
-            say(
-                f"Layers {', '.join(map(str, missing))} are left out here; --json and --html have them.",
-                "dim",
+            names = (
+                f"Layer {missing[0]} is"
+                if len(missing) == 1
+                else f"Layers {', '.join(map(str, missing))} are"
             )
+            say(f"{names} left out here: --json and --html have every tensor.", "dim")
         if audit.notes:
             say("")
             say("Notes:")

@@ -24,11 +24,11 @@ ROUNDING = 1e-9
 
 AGREES, WITHIN, UNLIKELY, DISAGREES, ZERO, UNPREDICTED = (
     "agrees",
-    "within 3 s.e.",
+    "3 s.e.",
     "unlikely",
     "DISAGREES",
     "zero",
-    "no prediction",
+    "unpredicted",
 )
 FLAGS = {
     AGREES: "the ratio is within the tolerance of 1",
