@@ -1,7 +1,7 @@
 """Readers: from somebody's `torch.nn.Module` to an architecture value."""
 
-from empirical.readers.read import read as read
-from empirical.readers.read import read_module as read_module
+from empirical.readers.reader import read as read
+from empirical.readers.reader import read_module as read_module
 from empirical.readers.reading import Reading as Reading
 from empirical.readers.reading import Slot as Slot
 from empirical.readers.reading import Stream as Stream

@@ -116,13 +116,12 @@ def softmax(reader: Interpreter, node: Node) -> Value:
     large = (answer(torch.full(shape, 1e9, dtype=torch.float64)) - zero)[visible]
     cap = float(large[0])
     softcap = None if cap > 1e8 * scale else float(f"{cap:.7g}")
-    if softcap is not None:
-        x = torch.linspace(-3, 3, shape[-1], dtype=torch.float64).expand(shape) * softcap / scale
-        fits = (answer(x) - zero - softcap * torch.tanh(scale * x / softcap))[
-            visible
-        ].abs().max() < 1e-5 * softcap
-        if not bool(fits):
-            raise UnsupportedModuleError(node.module, "scores go through a function that is no soft cap")
+    x = torch.linspace(-3, 3, shape[-1], dtype=torch.float64).expand(shape) * (softcap or 1.0) / scale
+    expected = scale * x if softcap is None else softcap * torch.tanh(scale * x / softcap)
+    if float((answer(x) - zero - expected)[visible].abs().max()) > 1e-5 * float(expected.abs().max()):
+        raise UnsupportedModuleError(
+            node.module, "scores go through a function that is no factor and no soft cap before the softmax"
+        )
     bias = _bias(reader, node, tables, shape)
     probabilities = Probabilities(
         width=shape[-1],

@@ -125,9 +125,9 @@ class Interpreter:
             return value.scale, term, rows
         if value.index is None:
             raise refusal(value.at, f"{value.at.op} of hidden states is no known norm or activation")
-        return self._pointwise(node, value.entries[0].term, value.index)
+        return self._pointwise(node, value, value.entries[0].term, value.index)
 
-    def _pointwise(self, node: Node, base: Term, index: Tensor) -> tuple[float, Term, Tensor]:
+    def _pointwise(self, node: Node, value: Opaque, base: Term, index: Tensor) -> tuple[float, Term, Tensor]:
         """A function of every entry for itself: an activation or a soft cap."""
         term, rows = self._columns(node, base, index)
         layout = arrange(rows, term.width)
@@ -144,7 +144,7 @@ class Interpreter:
             inner = self.scaled(term, slope)
             return 1.0, Capped(width=term.width, at=node, layout=layout, x=inner, cap=cap), rows
         known = ", ".join(sorted(ACTIVATIONS))
-        raise refusal(node, f"{node.op} is no activation that is known: accepted are {known}")
+        raise refusal(value.at, f"{value.at.op} gives no activation that is known: accepted are {known}")
 
     def _columns(self, node: Node, term: Term, index: Tensor) -> tuple[Term, Tensor]:
         """The columns of a term that a view shows in full, and which of its rows."""

@@ -67,6 +67,7 @@ def sample(values: Tensor) -> Sample:
         Their moments.
 
     Example:
+        >>> import torch
         >>> sample(torch.tensor([1.0, -1.0])).draw().variance
         1.0
     """

@@ -42,7 +42,7 @@ def operand(graph: Graph, node: Node, term: Term, *, transposed: bool) -> Operan
 
     x = noise(term)
     whole = lay(respond(graph, term, x, node))
-    if not torch.allclose(lay(respond(graph, term, 2 * x, node)), 2 * whole, rtol=1e-6, atol=1e-9):
+    if not torch.allclose(lay(respond(graph, term, -2 * x, node)), -2 * whole, rtol=1e-6, atol=1e-9):
         raise UnsupportedModuleError(
             node.module, "queries or keys that are no linear function of a projection"
         )

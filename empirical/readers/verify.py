@@ -106,8 +106,8 @@ def check(
     if not worst < TOLERANCE:
         raise UnsupportedModuleError(
             "",
-            f"it was read as {arch.name}, which computes something else (a difference of {worst:.1e} of the "
-            "output on random weights): a part was not understood",
+            "what was read in it computes something else: on random weights the outputs differ by "
+            f"{worst:.1e} of their size, so a part was not understood",
         )
 
 
