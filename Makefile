@@ -11,7 +11,7 @@ help:  ## List the targets
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,hf,x-transformers,tensorboard]'
 	@touch $@
 
 install: $(READY)  ## Create .venv and install everything that the other targets need
@@ -25,8 +25,7 @@ figures-paper: $(READY)  ## The same at the paper's sizes, 200 seeds
 test: $(READY)  ## The test suite, long sweeps left out
 	$(BIN)/python -m pytest -m 'not slow and not gpu'
 
-test-all: $(READY)  ## The whole test suite, long sweeps and comparisons with transformers included
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,hf]'
+test-all: $(READY)  ## The whole test suite, long sweeps included
 	$(BIN)/python -m pytest
 
 lint: $(READY)  ## Lint
