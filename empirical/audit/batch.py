@@ -124,6 +124,24 @@ def place(module: nn.Module) -> torch.device:
     return devices.pop()
 
 
+def check_same_place(module: nn.Module, call: Call) -> None:
+    """Check that a batch lies where the module does.
+
+    Args:
+        module: The module.
+        call: The arguments.
+
+    Raises:
+        InputError: If it does not.
+    """
+    device = place(module)
+    for tensor in call.tensors:
+        if tensor.device != device:
+            raise InputError(
+                f"the batch is on {tensor.device} and the module on {device}: move one of them with .to()"
+            )
+
+
 def check_trainable(module: nn.Module) -> None:
     """Check that there is something whose gradient can be taken.
 

@@ -18,6 +18,7 @@ from empirical.audit.batch import (
     dropout,
     evaluation,
     place,
+    run,
     seeded,
 )
 from empirical.audit.pool import given_vectors, pooled, readings_needed
@@ -89,11 +90,14 @@ def measure(
     Raises:
         InputError: If modules, batch and loss do not fit, or a number is not finite.
     """
-    call, loop = as_call(batch).to(plan.device, plan.dtype), _Loop()
+    call, loop = as_call(batch), _Loop()
+    moved = call.to(plan.device, plan.dtype)
     for seed in plan.seeds:
         module = loop.take(seed, build, plan.device)
         with evaluation(module):
             if not loop.readings or len(loop.readings) < readings_needed(loop.readings[0]):
+                with torch.no_grad():
+                    run(module, call.to(place(module)))  # the reader takes for granted that it can
                 loop.readings.append(read(module, batch))
             reading = loop.readings[0]
             loop.fingerprints.append(_fingerprint(reading, module))
@@ -101,9 +105,9 @@ def measure(
             if seed == plan.seeds[0]:
                 check_independent(reading)
                 check_loss(reading, plan.loss)
-                check_repeatable(module, call, reading, plan.loss)
+                check_repeatable(module, moved, reading, plan.loss)
                 loop.notes += [note for note in (dropout(module),) if note]
-            loop.found.append(_squares(module, call, reading, plan, seed))
+            loop.found.append(_squares(module, moved, reading, plan, seed))
         if progress is not None:
             progress(1)
     return loop.measured(plan)
@@ -183,7 +187,7 @@ def _squares(module: nn.Module, call: Call, reading: Reading, plan: Plan, seed: 
         loss = loss_of(rows(module, call, reading, plan.loss), plan.loss, seed, plan.label_smoothing)
     if not torch.isfinite(loss):
         raise InputError(
-            f"the loss is {float(loss)} for seed {seed}: give weights and a batch whose outputs are finite, "
+            f"the loss is {loss.item()} for seed {seed}: give weights and a batch whose outputs are finite, "
             "or dtype='float32'"
         )
     if not loss.requires_grad:

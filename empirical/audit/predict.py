@@ -8,10 +8,11 @@ from functools import cached_property
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 
 import meanfield as mf
-from empirical.audit.batch import Batch, as_call, dropout, evaluation, place
+from empirical.audit.batch import Batch, as_call, check_same_place, dropout, evaluation, run
 from empirical.audit.readout import check_loss
 from empirical.losses import READ_THE_HEAD
 from empirical.readers import Reading, Slot
@@ -104,9 +105,11 @@ def predict(
     """
     from empirical.readers import read_module
 
-    as_call(batch)
-    place(module)
+    call = as_call(batch)
+    check_same_place(module, call)
     with evaluation(module):
+        with torch.no_grad():
+            run(module, call)  # the reader takes for granted that it can
         reading = read_module(module, batch)
     off = dropout(module)
     return predict_reading(reading, loss, samples, label_smoothing, notes=() if off is None else (off,))

@@ -107,8 +107,8 @@ def pick(output: Any, name: str) -> Tensor:
         InputError: If there is none.
 
     Example:
-        >>> pick((torch.arange(2), torch.ones(3)), "logits").shape
-        torch.Size([3])
+        >>> pick((torch.arange(2), torch.ones(1, 2, 3)), "logits").shape
+        torch.Size([1, 2, 3])
     """
     if isinstance(output, Tensor):
         candidates: Iterable[Any] = (output,)

@@ -117,6 +117,10 @@ def _table(audit: Audit) -> tuple[Table, list[int]]:
     return table, sorted(set(df.layer) - shown)
 
 
+def _more(count: int) -> str:
+    return f"{count} more {'is' if count == 1 else 'are'}"
+
+
 def summary(audit: Audit) -> list[str]:
     """Say in sentences how well predictions and measurements agree.
 
@@ -133,9 +137,9 @@ def summary(audit: Audit) -> list[str]:
         f"{STANDARD_ERRORS:.0f} standard errors"
     ]
     counts += [f"{rest} not, but within chance"] if rest else []
-    counts += [f"{found.disagree} disagree"] if found.disagree else []
-    counts += [f"{found.zeros} more are exactly zero"] if found.zeros else []
-    counts += [f"{found.unpredicted} more are not predicted"] if found.unpredicted else []
+    counts += [f"{found.disagree} disagree{'s' * (found.disagree == 1)}"] if found.disagree else []
+    counts += [f"{_more(found.zeros)} exactly zero"] if found.zeros else []
+    counts += [f"{_more(found.unpredicted)} not predicted"] if found.unpredicted else []
     lines = [
         "; ".join(counts) + ".",
         f"|ratio - 1|: median {percent(found.median)}, largest {percent(found.largest)}; standard error of "

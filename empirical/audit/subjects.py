@@ -52,10 +52,12 @@ class Tokens:
         size = self.vocab if self.vocab is not None else vocab
         if size is None:
             raise InputError("no batch: give --batch FILE, or --vocab N for random tokens")
-        generator = torch.Generator().manual_seed(self.seed)
+        size = positive_integer("vocab", size)
+        hole = padding if padding is not None and 0 <= padding < size else size
         shape = (positive_integer("batch-size", self.sequences), positive_integer("tokens", self.tokens))
-        ids = torch.randint(max(1, positive_integer("vocab", size) - 1), shape, generator=generator)
-        return ids if padding is None or not 0 <= padding < size else ids + (ids >= padding).long()
+        generator = torch.Generator().manual_seed(self.seed)
+        ids = torch.randint(max(1, size - (hole < size)), shape, generator=generator)
+        return ids + (ids >= hole).long()
 
 
 @dataclass(frozen=True)

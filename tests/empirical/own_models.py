@@ -73,3 +73,25 @@ def ids(batch: int, tokens: int, vocab: int) -> Tensor:
 
 def vectors(batch: int, tokens: int, width: int) -> Tensor:
     return torch.randn(batch, tokens, width, generator=torch.Generator().manual_seed(2020))
+
+
+def encoder(seed: int) -> nn.Module:
+    """An encoder of torch, of one layer: more would be copies of each other."""
+    layer = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True)
+    return nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+
+def uneven(seed: int) -> nn.Module:
+    """The same with weights whose scale is drawn too: no independent entries of one law."""
+    module = encoder(seed)
+    with torch.no_grad():
+        for name, tensor in module.named_parameters():
+            if "linear" in name:
+                tensor.mul_(6.0 if seed % 2 else 0.1)
+    return module
+
+
+def cloned(seed: int) -> nn.Module:
+    """Torch's own way to make two layers of one."""
+    layer = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)

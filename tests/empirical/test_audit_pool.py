@@ -1,0 +1,84 @@
+"""Readings of several draws are pooled: sampling errors of variances shrink, structure has to be the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import meanfield as mf
+from empirical.audit.pool import given_vectors, pooled, readings_needed
+from empirical.readers import Reading, Stream
+from empirical.readers.reading import whole
+from meanfield.errors import InputError
+from meanfield.ops import Draw, ParameterKey
+
+
+def reading(arch: Any, *, width: int = 8, **stream: Any) -> Reading:
+    slot = whole("w", ParameterKey(1, "ffn.up", "weight"), (width, width))
+    return Reading(arch, (slot,), (Stream(1, 2, **stream),), notes=("a note",))
+
+
+def with_draw(arch: mf.Transformer, draw: Draw, depth: int = 1) -> mf.Transformer:
+    """The architecture with another law of the up-projection."""
+    run = arch.layers[0]
+    residual: Any = run.block.ops[1]
+    norm, ffn = residual.branch.ops
+    changed = dataclasses.replace(ffn, up=dataclasses.replace(ffn.up, weight=draw))
+    branch = dataclasses.replace(residual.branch, ops=(norm, changed))
+    block = dataclasses.replace(
+        run.block, ops=(run.block.ops[0], dataclasses.replace(residual, branch=branch))
+    )
+    return dataclasses.replace(arch, layers=(dataclasses.replace(run, block=block, times=depth),))
+
+
+ARCH = mf.pre_ln(width=8, depth=1, heads=2)
+
+
+def test_variances_are_averaged_and_means_are_part_of_them() -> None:
+    draws = [Draw(0.5, "normal"), Draw(Fraction(1, 4), "normal"), Draw(0.0, mean=0.5)]
+    found = pooled([reading(with_draw(ARCH, draw)) for draw in draws])
+    law = found.arch.feed_forward.up.weight  # type: ignore[union-attr]  # one stack
+    # E x^2 = (1/2 + 1/4 + 1/4) / 3, E x = 1/6
+    assert law.mean == pytest.approx(1 / 6)
+    assert law.variance == pytest.approx(1 / 3 - 1 / 36)
+    assert found.notes == ("a note",)
+
+
+def test_everything_else_stays_as_it_is() -> None:
+    one = reading(with_draw(ARCH, Draw(0.5)))
+    assert pooled([one]) is one
+    found = pooled([one, reading(with_draw(ARCH, Draw(0.7, "uniform")))])
+    assert found.arch == with_draw(ARCH, Draw(0.6, "normal"))
+    with_draw_again = pooled([one, one, one])
+    assert with_draw_again.arch == one.arch
+
+
+def test_another_structure_is_refused() -> None:
+    with pytest.raises(InputError, match=r"different structure for different seeds \(1 and 2\)"):
+        pooled([reading(ARCH), reading(with_draw(ARCH, Draw(0.5), depth=2))])
+    with pytest.raises(InputError, match="different structure"):
+        pooled([reading(ARCH), reading(mf.post_ln(width=8, depth=1, heads=2))])
+
+
+def test_gram_matrices_are_averaged_and_given_vectors_told_from_made_ones() -> None:
+    eye, ones = np.eye(2), np.ones((2, 2))
+    made = [reading(ARCH, gram=gram, features={"p": gram}) for gram in (eye, ones)]
+    found = pooled(made).streams[0]
+    assert found.gram is not None
+    assert found.gram.tolist() == found.features["p"].tolist() == [[1, 0.5], [0.5, 1]]
+    assert not given_vectors(made)
+    assert given_vectors([reading(ARCH, gram=eye), reading(ARCH, gram=eye)])
+    assert not given_vectors([reading(ARCH, gram=eye), reading(ARCH, gram=ones)])
+    assert not given_vectors([reading(ARCH, ids=torch.zeros(1, 2).long().numpy())])
+
+
+def test_small_matrices_are_read_more_often() -> None:
+    assert readings_needed(reading(ARCH, width=8)) == 782  # 50,000 entries in matrices of 64
+    assert readings_needed(reading(ARCH, width=512)) == 1
+    made = reading(ARCH, width=512, gram=np.eye(2), features={"p": np.eye(2)})
+    assert readings_needed(made) == 512  # 4,096 coordinates in vectors of 8
