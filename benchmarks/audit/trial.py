@@ -12,10 +12,10 @@ from typing import Any
 import torch
 import transformers
 
-import empirical.audit
 from benchmarks.audit.families import families, untuned
 from benchmarks.audit.family import LOSSES, Family, Sizes
 from benchmarks.audit.store import NUMBERS, TEXT, Trial, nothing
+from empirical.audit import audit
 from meanfield.errors import InputError, MissingRuleError
 
 TOLERANCE = {"linear": 0.03, "cross_entropy": 0.05}  # loss: largest relative error asked for
@@ -55,7 +55,7 @@ def attempt(
     }
     start = time.perf_counter()
     try:
-        found = empirical.audit.audit(
+        found = audit(
             model.build,
             model.batch(),
             range(seeds),
