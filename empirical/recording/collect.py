@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,10 @@ def _norms(module: nn.Module) -> dict[str, Tensor | None]:
         if gradient is not None:
             rows = gradient.coalesce().values() if gradient.is_sparse else gradient
             dtype = torch.promote_types(gradient.dtype, torch.float32)
-            found[name] = norm_by_rows(rows.detach(), dtype)
+            norm: Any = norm_by_rows(rows.detach(), dtype)
+            found[name] = (
+                norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+            )  # of a sharded parameter
         elif parameter.requires_grad:
             found[name] = None
     return found

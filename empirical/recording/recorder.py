@@ -84,6 +84,8 @@ def record(
         )
     if isinstance(start, bool) or not isinstance(start, int) or start < 0:
         raise InputError(f"start={start!r} is no number of a step: give an integer of at least 0")
+    if batch_first not in {None, True, False}:
+        raise InputError(f"batch_first={batch_first!r} is no order of dimensions: give True, False or None")
     every = positive_integer("every", every)
     chosen = choose_points(_checked_module(module), points, batch_first)
     return Recorder(module, [Probe(point) for point in chosen], logger, every, parameters, start)
@@ -277,4 +279,9 @@ def _checked_module(module: nn.Module) -> nn.Module:
                 f"{path or 'the module'} is compiled, and compiled code does not run hooks that come later: "
                 "record the plain module and compile it inside the block"
             )
+    if any(parameter.is_meta for parameter in module.parameters()):
+        raise InputError(
+            f"{type(module).__name__} has weights on the meta device, which hold no numbers: load or draw "
+            "them on a device first"
+        )
     return module
