@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -211,10 +210,10 @@ def mixed(reader: Interpreter, node: Node, weights: View, values: Node) -> Value
 def _heads(node: Node, probabilities: Probabilities, value: Operand) -> tuple[Heads, Tensor]:
     """Sort products into sequences and heads."""
     query, key = probabilities.scores.query, probabilities.scores.key
-    sequences, sequence = _distinct(query.rows)
-    queries, head = _distinct(query.columns)
-    keys, key_head = _distinct(key.columns)
-    values, value_head = _distinct(value.columns)
+    sequences, sequence = rotary.distinct(query.rows)
+    queries, head = rotary.distinct(query.columns)
+    keys, key_head = rotary.distinct(key.columns)
+    values, value_head = rotary.distinct(value.columns)
     batch, count, groups = len(sequences), len(queries), len(keys)
     pairs = {(int(s), int(h)) for s, h in zip(sequence, head, strict=True)}
     if len(pairs) != batch * count or len(query.rows) != batch * count or count % groups:
@@ -238,12 +237,3 @@ def _heads(node: Node, probabilities: Probabilities, value: Operand) -> tuple[He
         slopes = tuple(float(f"{float(x):.7g}") for x in found)
     heads = Heads(sequences, key.rows[first], queries, keys, values, visible, slopes)
     return heads, head
-
-
-def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct rows of a matrix in order of appearance, and which one each is."""
-    _, first, inverse = np.unique(rows.numpy(), axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return rows[torch.from_numpy(first[order])], torch.from_numpy(rank[np.reshape(inverse, -1)])

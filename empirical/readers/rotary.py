@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from empirical.layers.attention import relative_buckets
@@ -15,9 +17,6 @@ from empirical.readers.terms import Bias, Operand, Term, Weight
 from empirical.readers.trace import Graph, Node
 from meanfield import ops
 from meanfield.ops import Rotary
-
-CHUNK = 64
-"""Derivatives that are taken together."""
 
 
 def operand(graph: Graph, node: Node, term: Term, *, transposed: bool) -> Operand:
@@ -46,112 +45,110 @@ def operand(graph: Graph, node: Node, term: Term, *, transposed: bool) -> Operan
         raise UnsupportedModuleError(
             node.module, "queries or keys that are no linear function of a projection"
         )
-    rows = _rows(graph, term, node, lay)
-    count, _, size = whole.shape
-    sequence = (rows == rows[0]).all(dim=1)  # the heads of one sequence
-    jacobian = _jacobian(graph, term, node, lay, rows, sequence)  # (heads, size, tokens, width)
-    planes = [_planes(node, head) for head in jacobian]
-    _, angles, scale = planes[0]
-    for _, others, factor in planes[1:]:
-        if (
-            others.shape != angles.shape
-            or np.abs(angles - others).max(initial=0) > 1e-4
-            or abs(scale / factor - 1) > 1e-5
-        ):
+    rows, first = _sources(graph, term, node, lay)
+    heads, which = distinct(first)
+    if len(heads.unique()) != heads.numel():
+        raise UnsupportedModuleError(node.module, "heads that share coordinates of a projection")
+    examples = torch.tensor([int((which == head).nonzero()[0, 0]) for head in range(len(heads))])
+    turns = _turns(graph, term, node, lay, rows[examples], heads, examples)
+    planes = [_planes(node, head) for head in turns]
+    order, angles, scale = planes[0]
+    for other, others, factor in planes[1:]:
+        same = torch.equal(order, other) and np.abs(angles - others).max(initial=0) < 1e-4
+        if not same or abs(scale / factor - 1) > 1e-5:
             raise UnsupportedModuleError(node.module, "heads that turn differently")
-    turned = _rotary(node, angles, size)
-    per_head = torch.stack([order for order, _, _ in planes])
-    heads = len(per_head)
-    # Products of other sequences have their heads in the same order.
-    if count % heads:
-        raise UnsupportedModuleError(node.module, "sequences with different numbers of heads")
-    which = _head_of(rows, heads)
-    return Operand(term, rows, per_head[which], float(f"{scale:.7g}"), turned)
+    turned = _rotary(node, angles, whole.shape[-1])
+    return Operand(term, rows, first[:, order], float(f"{scale:.7g}"), turned)
 
 
-def _head_of(rows: Tensor, heads: int) -> Tensor:
-    """Which head each product is: the k-th of its sequence."""
-    seen: dict[tuple[int, ...], int] = {}
-    found = []
-    for row in rows.tolist():
-        key = tuple(row)
-        found.append(seen.get(key, 0) % heads)
-        seen[key] = seen.get(key, 0) + 1
-    return torch.tensor(found)
+def distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct rows of a matrix in order of appearance, and which one each is.
+
+    Args:
+        rows: A matrix of integers.
+
+    Returns:
+        The distinct rows, and for each row the number of its like.
+
+    Example:
+        >>> found, which = distinct(torch.tensor([[7], [3], [7]]))
+        >>> found.tolist(), which.tolist()
+        ([[7], [3]], [0, 1, 0])
+    """
+    _, first, inverse = np.unique(rows.numpy(), axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return rows[torch.from_numpy(first[order])], torch.from_numpy(np.argsort(order)[np.reshape(inverse, -1)])
 
 
-def _rows(graph: Graph, term: Term, node: Node, lay: object) -> Tensor:
-    """Which row each query or key depends on, bit by bit of the row's number."""
-    assert callable(lay)
+def _sources(graph: Graph, term: Term, node: Node, lay: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """The row of each (product, token), and the column of each (product, coordinate) at the first token."""
+    # Bit by bit of their numbers: what has a bit is left, the rest set to 0. At the first position nothing
+    # has turned, so that each coordinate comes from one column.
     x = noise(term)
-    count = len(x)
-    found: Tensor | None = None
-    for bit in range(max(1, (count - 1).bit_length())):
-        on = (torch.arange(count) >> bit) & 1
-        alive = (lay(respond(graph, term, x * on[:, None], node)) != 0).any(-1)
-        found = alive * 2**bit if found is None else found + alive * 2**bit
-    assert found is not None
-    return found
+
+    def numbers(size: int, keep: Callable[[Tensor], Tensor], see: Callable[[Tensor], Tensor]) -> Tensor:
+        found: Tensor | None = None
+        for bit in range(max(1, (size - 1).bit_length())):
+            on = (torch.arange(size) >> bit) & 1
+            alive = see(lay(respond(graph, term, x * keep(on), node)) != 0) * 2**bit
+            found = alive if found is None else found + alive
+        assert found is not None
+        return found
+
+    rows = numbers(len(x), lambda on: on[:, None], lambda alive: alive.any(-1).long())
+    columns = numbers(x.shape[1], lambda on: on[None], lambda alive: alive[:, 0].long())
+    return rows, columns
 
 
-def _jacobian(graph: Graph, term: Term, node: Node, lay: object, rows: Tensor, sequence: Tensor) -> Tensor:
-    """Derivative of every coordinate by those of the token's projection, (heads, size, tokens, width)."""
-    assert callable(lay)
+def _turns(
+    graph: Graph,
+    term: Term,
+    node: Node,
+    lay: Callable[[Tensor], Tensor],
+    rows: Tensor,
+    heads: Tensor,
+    examples: Tensor,
+) -> Tensor:
+    """Derivative of every coordinate of a head by the head's columns, (heads, size, tokens, size)."""
+    # One derivative serves all heads and tokens: they read different entries.
     x = torch.zeros_like(noise(term)).requires_grad_()
     with torch.enable_grad():
-        out = lay(graph.run({term.at: x.reshape(-1)[term.layout]}, [node])[0])[sequence]
-        picks = out.sum(1).reshape(-1)  # tokens do not mix: each row gets the derivative of its own
+        out = lay(graph.run({term.at: x.reshape(-1)[term.layout]}, [node])[0])[examples]
+        picks = out.sum((0, 1))  # (size,)
         eye = torch.eye(len(picks), dtype=torch.float64)
-        parts = [
-            torch.autograd.grad(picks, x, eye[k : k + CHUNK], is_grads_batched=True, retain_graph=True)[0]
-            for k in range(0, len(eye), CHUNK)
-        ]
-    heads, tokens, size = out.shape
-    derivative = torch.cat(parts)[:, rows[sequence][0]]  # (heads * size, tokens, width)
-    return derivative.reshape(heads, size, tokens, -1)
+        found = torch.autograd.grad(picks, x, eye, is_grads_batched=True)[0]  # (size, rows, width)
+    entries = rows[:, :, None] * x.shape[1] + heads[:, None, :]  # (heads, tokens, size)
+    picked = found.flatten(1)[:, entries].transpose(0, 1)  # (heads, size, tokens, size)
+    if int((found != 0).sum()) != int((picked != 0).sum()):
+        raise UnsupportedModuleError(node.module, "queries or keys that mix tokens or heads")
+    return picked
 
 
-def _planes(node: Node, head: Tensor) -> tuple[Tensor, np.ndarray, float]:
-    """Columns in the order of halves, the angle of each plane at each position, and the scale of a head."""
+def _planes(node: Node, head: Tensor) -> tuple[Tensor, NDArray[np.float64], float]:
+    """Coordinates in the order of halves, the angle of each plane at each position, the scale of a head."""
     size, tokens, _ = head.shape
     entries = head.numpy()
-    support = (np.abs(entries) > 1e-9).any(axis=1)  # (size, width)
-    resting = np.abs(entries[:, 0]) > 1e-9  # at the first position nothing has turned
-    if not (resting.sum(axis=1) == 1).all():
+    scale = float(entries[0, 0, 0])
+    if np.abs(entries[:, 0] - scale * np.eye(size)).max() > 1e-6 * abs(scale):
         raise UnsupportedModuleError(node.module, "queries or keys whose first position is turned already")
-    own = resting.argmax(axis=1)
-    scale = float(entries[0, 0, own[0]])
-    first: list[int] = []
-    second: list[int] = []
-    still: list[int] = []
-    for c in range(size):
-        others = [int(w) for w in np.flatnonzero(support[c]) if w != own[c]]
-        if not others:
-            still.append(c)
-            continue
-        partner = int(np.flatnonzero(own == others[0])[0]) if others[0] in own else -1
-        if len(others) > 1 or partner < 0:
-            raise UnsupportedModuleError(node.module, "queries or keys that do not turn in planes")
-        # The first of a plane is a cos - b sin; angles of one step are at most 1.
-        (first if entries[c, min(1, tokens - 1), others[0]] < 0 else second).append(c)
-    pairs = []
-    for c in first:
-        other = next(int(w) for w in np.flatnonzero(support[c]) if w != own[c])
-        pairs.append((c, int(np.flatnonzero(own == other)[0])))
-    if len(pairs) * 2 + len(still) != size:
+    mixed = (np.abs(entries).max(axis=1) > 1e-9 * abs(scale)) & ~np.eye(size, dtype=bool)
+    if (mixed.sum(axis=1) > 1).any() or (mixed != mixed.T).any():
+        raise UnsupportedModuleError(node.module, "queries or keys that do not turn in planes")
+    # The first of a plane is a cos - b sin; angles of one step are at most 1.
+    step = entries[:, min(1, tokens - 1)]
+    pairs = [(a, b) for a, b in zip(*np.nonzero(mixed), strict=True) if step[a, b] * scale < 0]
+    still = np.flatnonzero(~mixed.any(axis=1)).tolist()
+    if 2 * len(pairs) + len(still) != size:
         raise UnsupportedModuleError(node.module, "queries or keys that do not turn in planes")
     angles = np.array([
-        np.unwrap(np.arctan2(entries[b, :, own[a]] / scale, entries[a, :, own[a]] / scale)) for a, b in pairs
+        np.unwrap(np.arctan2(entries[b, :, a] / scale, entries[a, :, a] / scale)) for a, b in pairs
     ]).reshape(len(pairs), tokens)
-    fastest = (
-        np.argsort(-np.abs(angles[:, min(1, tokens - 1)]), kind="stable") if pairs else np.array([], int)
-    )
-    ordered = [pairs[k] for k in fastest]
-    order = [a for a, _ in ordered] + [b for _, b in ordered] + still
-    return torch.tensor([int(own[c]) for c in order]), angles[fastest], scale
+    fastest = np.argsort(-angles[:, min(1, tokens - 1)], kind="stable")
+    order = [int(pairs[k][half]) for half in (0, 1) for k in fastest] + still
+    return torch.tensor(order), angles[fastest], scale
 
 
-def _rotary(node: Node, angles: np.ndarray, size: int) -> Rotary | None:
+def _rotary(node: Node, angles: NDArray[np.float64], size: int) -> Rotary | None:
     """The base of the angles position * base^(-m / planes)."""
     planes = len(angles)
     if planes == 0:
