@@ -235,7 +235,7 @@ def _norm_sq(gradient: Tensor) -> float:
 def _fingerprint(reading: Reading, module: nn.Module) -> NDArray[np.float64]:
     """One number for every slot, which no two draws have in common; NaN where all entries are equal."""
     return np.array([
-        float("nan") if bool((tensor == tensor.reshape(-1)[0]).all()) else float(tensor.double().sum())
+        float("nan") if bool((tensor == tensor.reshape(-1)[0]).all()) else float(tensor.cpu().double().sum())
         for _, tensor in reading.tensors(module)
     ])
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from empirical.readers import Reading, Stream
 from meanfield.errors import InputError
-from meanfield.ops import Draw, EncoderDecoder
+from meanfield.ops import Draw, EncoderDecoder, Repeat, Transformer
 
 ENTRIES = 50_000
 """Pooled entries of a matrix after which its sample variance is known to 0.6 %."""
@@ -56,7 +57,7 @@ def pooled(readings: Sequence[Reading]) -> Reading:
     streams = zip(*(reading.streams for reading in readings), strict=True)
     return dataclasses.replace(
         first,
-        arch=_merged([reading.arch for reading in readings]),
+        arch=_with_layers(_merged([_with_layers(reading.arch, _single) for reading in readings]), _runs),
         streams=tuple(_stream(list(draws)) for draws in streams),
     )
 
@@ -84,6 +85,28 @@ def _stream(draws: list[Stream]) -> Stream:
     return dataclasses.replace(first, gram=np.mean(grams, axis=0) if grams else None, features=features)
 
 
+def _with_layers(arch: Any, change: Callable[[Transformer], tuple[Repeat, ...]]) -> Any:
+    """Write the layers of every stack in another way."""
+    if isinstance(arch, EncoderDecoder):
+        stacks = {
+            "encoder": _with_layers(arch.encoder, change),
+            "decoder": _with_layers(arch.decoder, change),
+        }
+        return dataclasses.replace(arch, **stacks)
+    return dataclasses.replace(arch, layers=change(arch))
+
+
+def _single(stack: Transformer) -> tuple[Repeat, ...]:
+    """One run for each layer: in some draws layers may have one law by chance, and in others not."""
+    return tuple(Repeat(block, 1) for _, block in stack.blocks())
+
+
+def _runs(stack: Transformer) -> tuple[Repeat, ...]:
+    """Equal neighbours as one run, which a prediction takes at once."""
+    alike = itertools.groupby(block for _, block in stack.blocks())
+    return tuple(Repeat(block, len(list(run))) for block, run in alike)
+
+
 def _merged(values: list[Any]) -> Any:
     """Merge trees of equal structure: laws and numbers are averaged, everything else has to be equal."""
     first = values[0]
@@ -102,9 +125,15 @@ def _merged(values: list[Any]) -> Any:
         return float(np.mean([float(value) for value in values]))
     other = next(value for value in values if value != first)
     raise InputError(
-        f"build(seed) gives modules of different structure for different seeds ({first!r} and {other!r}): "
-        "let the seed choose the weights alone"
+        f"build(seed) gives modules of different structure for different seeds ({_short(first)} and "
+        f"{_short(other)}): let the seed choose the weights alone"
     )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    return type(value).__name__ if dataclasses.is_dataclass(value) else repr(value)
 
 
 def _law(draws: list[Draw]) -> Draw:

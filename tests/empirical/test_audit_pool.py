@@ -59,10 +59,30 @@ def test_everything_else_stays_as_it_is() -> None:
 
 
 def test_another_structure_is_refused() -> None:
-    with pytest.raises(InputError, match=r"different structure for different seeds \(1 and 2\)"):
+    with pytest.raises(
+        InputError, match=r"different structure for different seeds \(a tuple of 1 and a tuple of 2\)"
+    ):
         pooled([reading(ARCH), reading(with_draw(ARCH, Draw(0.5), depth=2))])
-    with pytest.raises(InputError, match="different structure"):
+    with pytest.raises(
+        InputError, match=r"different structure for different seeds \('pre_ln' and 'post_ln'\)"
+    ):
         pooled([reading(ARCH), reading(mf.post_ln(width=8, depth=1, heads=2))])
+
+
+def test_layers_that_have_one_law_in_some_draws_alone_are_pooled_one_by_one() -> None:
+    def two(first: float, second: float) -> mf.Transformer:
+        return dataclasses.replace(
+            ARCH, layers=with_draw(ARCH, Draw(first)).layers + with_draw(ARCH, Draw(second)).layers
+        )
+
+    alike = with_draw(ARCH, Draw(0.25), depth=2)
+    found: Any = pooled([reading(alike), reading(two(0.5, 0.75))]).arch
+    assert found == two(0.375, 0.5)
+    again: Any = pooled([reading(alike), reading(two(0.5, 0.5))]).arch
+    assert again == with_draw(ARCH, Draw(0.375), depth=2)
+    pair = mf.EncoderDecoder("pair", alike, two(0.5, 0.75))
+    both: Any = pooled([reading(pair), reading(dataclasses.replace(pair, encoder=two(0.75, 0.75)))]).arch
+    assert both.encoder == with_draw(ARCH, Draw(0.5), depth=2)
 
 
 def test_gram_matrices_are_averaged_and_given_vectors_told_from_made_ones() -> None:
