@@ -12,7 +12,7 @@ from empirical.initialization.expected import Expected
 from empirical.initialization.finding import Finding, labels, named
 from empirical.initialization.items import Item
 from empirical.initialization.laws import Law, Shape, variance_law
-from empirical.initialization.peers import Role, pattern
+from empirical.initialization.peers import ENOUGH, Role, pattern
 from empirical.initialization.sample import Sample
 
 CAUSE_LEVEL = 0.999
@@ -112,24 +112,27 @@ def explained(
     Yields:
         Findings of kind ``variance``.
     """
-    causes: dict[object, list[tuple[list[Item], Comparison]]] = defaultdict(list)
+    groups_of: dict[str | int, list[tuple[list[Item], Comparison]]] = defaultdict(list)
+    others: dict[str | int, set[str]] = defaultdict(set)
     for number, (group, expected) in enumerate(groups):
         found = compare(group, samples, expected)
-        cause = _cause(group, samples, found, scheme)
-        causes[cause if cause != UNEXPLAINED else (cause, number)].append((group, found))
-    for key, several in causes.items():
-        cause = key if isinstance(key, str) else UNEXPLAINED
+        cause, *other = _causes(group, samples, found, scheme)
+        key: str | int = cause if cause != UNEXPLAINED else number
+        groups_of[key].append((group, found))
+        others[key].add(other[0] if other else "")
+    for own, several in groups_of.items():
         items = [item for group, _ in several for item in group]
-        yield Finding("variance", labels(items), f"{_ratios(several, scheme)}: {cause}")
+        causes = [own if isinstance(own, str) else UNEXPLAINED]
+        causes += [other for other in others[own] if other and len(others[own]) == 1]
+        yield Finding("variance", labels(items), f"{_ratios(several, scheme)}: {'; or '.join(causes)}")
 
 
-def _cause(group: list[Item], samples: dict[Item, Sample], found: Comparison, scheme: str) -> str:
+def _causes(group: list[Item], samples: dict[Item, Sample], found: Comparison, scheme: str) -> list[str]:
     together = Role(group, [samples[item] for item in group])
-    if len(group) > 2 and together.p_value < 1e-3:
-        exponent = pattern(together, 1e-3).exponent
-        return (
-            f"it changes smoothly with the layer, like layer^{exponent:.2g}: a scheme that follows the depth"
-        )
+    if len(group) > 2 and together.p_value < ENOUGH:
+        along = pattern(together, ENOUGH)
+        if along.kind == "smooth":
+            return [f"it changes smoothly with the layer, about like layer^{along.exponent:.2g}"]
     known = context(group[0], found.expected, scheme, samples[group[0]].law)
     return explain(known, *found.interval(CAUSE_LEVEL))
 

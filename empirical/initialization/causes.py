@@ -14,7 +14,7 @@ from meanfield.ops import Draw
 
 UNEXPLAINED = "no known cause"
 
-_GAINS = {"deepnorm": "beta", "sub_ln": "gain", "t_fixup": "gain"}
+_GAINS = {"deepnorm": "gain beta", "sub_ln": "gain", "t_fixup": "gain"}
 _GAINED = ("v", "o", "up", "down", "gate")
 _XAVIER = ("xavier_normal", "xavier_uniform", *_GAINS)
 _DEPTH = {"gpt2": "1/sqrt(2L)", "gpt_neox": "sqrt(10)/L"}
@@ -76,7 +76,7 @@ def context(item: Item, expected: Expected, scheme: str, law: FoundLaw) -> Conte
     return Context(scheme, expected, float(expected.draw.variance), fan_in, fan_out, packed, law)
 
 
-def explain(known: Context, low: float, high: float) -> str:
+def explain(known: Context, low: float, high: float) -> list[str]:
     """Name the causes whose ratio lies in an interval.
 
     Args:
@@ -85,14 +85,14 @@ def explain(known: Context, low: float, high: float) -> str:
         high: Its upper end.
 
     Returns:
-        At most two causes, the more special one first, or ``"no known cause"``.
+        At most two causes, the more special one first; ``"no known cause"`` if there is none.
     """
     found: dict[float, str] = {}
     for ratio, cause in _candidates(known):
         # Of several names of one ratio the first is the most special.
         if low <= ratio <= high and not any(math.isclose(ratio, other) for other in (1.0, *found)):
             found[ratio] = cause
-    return "; or ".join(list(found.values())[:2]) if found else UNEXPLAINED
+    return list(found.values())[:2] or [UNEXPLAINED]
 
 
 def _candidates(known: Context) -> Iterator[tuple[float, str]]:
@@ -123,19 +123,19 @@ def _gain(known: Context) -> Iterator[tuple[float, str]]:
         return
     word, g, others = _GAINS[known.scheme], known.gain_sq, known.others_gain_sq
     if known.expected.field in ("q", "k"):
-        yield others, f"q and k have the gain {word} too, which belongs to v, o, up and down alone"
-        yield 1 / others, f"q and k have the gain 1/{word}, and none belongs there"
+        yield others, f"q and k have the {word} too, which belongs to v, o, up and down alone"
+        yield 1 / others, f"q and k have the inverse of the {word}, and no gain belongs there"
         return
     if known.expected.field not in _GAINED:
         return
     alone = known.expected.stack.sizes.stack == "alone"
-    inverse = f"the gain {word} is inverted: its exponent has the wrong sign"
+    inverse = f"the {word} is inverted: its exponent has the wrong sign"
     if known.scheme == "deepnorm" and alone:
         inverse += ", (8N)^(+1/4) where DeepNet has (8N)^(-1/4)"
     yield 1 / g**2, inverse
-    yield 1 / g, f"the gain {word} is missing"
-    yield g, f"the gain {word} is applied twice"
-    yield 1 / math.sqrt(g), f"the gain {word} is put into the variance in place of the standard deviation"
+    yield 1 / g, f"the {word} is missing"
+    yield g, f"the {word} is applied twice"
+    yield 1 / math.sqrt(g), f"the {word} is put into the variance in place of the standard deviation"
     sizes = known.expected.stack.sizes
     for stack in ("alone", "encoder", "decoder"):
         other = replace(

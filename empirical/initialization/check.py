@@ -18,6 +18,7 @@ from empirical.initialization.report import InitializationCheck
 from empirical.initialization.rows import rows
 from empirical.initialization.sample import Sample, summarise
 from empirical.initialization.shared import shared
+from empirical.initialization.stacks import stacks_of, with_own_norm
 from empirical.readers.reading import Reading, UnsupportedModuleError
 from meanfield.errors import InputError, MissingRuleError, UnknownNameError
 from meanfield.initialization import SCHEMES, Initialization
@@ -64,6 +65,7 @@ def check_initialization(
     refusal: list[Finding] = []
     if reading is None:
         reading, refusal = _read(module, batch, name)
+    reading = None if reading is None else with_own_norm(reading)
     everything = items_by_name(module) if reading is None else items_of(module, reading)
     faults, items = alone.broken(everything)
     samples = {item: summarise(item.entries(), _is_table(item)) for item in items}
@@ -153,6 +155,5 @@ def _structural(
     differences = structure.differences(reading)
     yield from structure.apart(differences, reading)
     yield from placement.placement(reading, stacks, scheme, differences)
-    yield from placement.last_norm(reading, structure.stacks_of(reading))
-    yield from embeddings.unscaled(stacks, samples, scheme)
-    yield from embeddings.drowned(reading, samples)
+    yield from placement.last_norm(reading, stacks_of(reading))
+    yield from list(embeddings.unscaled(stacks, samples, scheme)) or embeddings.drowned(reading, samples)

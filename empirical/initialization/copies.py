@@ -94,7 +94,7 @@ def _cloned_message(several: list[tuple[str, int]]) -> str:
 def _equal_message(group: list[Item]) -> str:
     roles = {item.role for item in group}
     message = f"{named(group)} are equal bit for bit"
-    if len({item.layer for item in group}) > 1 and len(roles) < len(group):
+    if len({item.layer for item in group}) > 2 and len(roles) < len(group):
         return (
             f"{message}, other tensors of these layers are not: copies of one layer of which a part was "
             "drawn anew (torch.nn.Transformer draws matrices and leaves the biases copied)"

@@ -9,7 +9,7 @@ from empirical.initialization.expected import Stack
 from empirical.initialization.finding import Finding
 from empirical.initialization.items import Item
 from empirical.initialization.sample import Sample
-from empirical.initialization.structure import stacks_of
+from empirical.initialization.stacks import stacks_of
 from empirical.readers.reading import Reading
 from meanfield.ops import Norm, Transformer, walk
 

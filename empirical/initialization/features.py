@@ -129,10 +129,10 @@ def _parameters(op: Attention | FeedForward, found: Features, name: str) -> None
         if field.name == "name" or value is None:
             continue
         what = field.name.replace("_", " ")
-        if isinstance(value, Norm):
-            _count(found, f"on {what.removesuffix(' norm')} of {name}")
-        elif field.name == "inner":
+        if field.name == "inner":
             _walk(value, found, f"inside {name}")
+        elif isinstance(value, Norm):
+            _count(found, f"on {what.removesuffix(' norm')} of {name}")
         elif isinstance(value, Linear):
             found[f"{name} {what}"] = (value.d_in, value.d_out, "bias" if value.bias else "no bias")
         elif isinstance(value, RelativeBias):

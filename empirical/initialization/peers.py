@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from empirical.initialization.finding import Finding, labels, layers_of, named, runs
+from empirical.initialization.finding import Finding, labels, layers_of, named
 from empirical.initialization.items import Item, in_layers
 from empirical.initialization.laws import NORMAL, UNIFORM, Shape, equal_variances
 from empirical.initialization.sample import Sample, law_of
@@ -156,32 +156,24 @@ def describe(role: Role, found: Pattern) -> Finding:
     Returns:
         A finding: ``depth_scaled``, a note, or ``peers``.
     """
-    what = role.items[0].role
-    variances = [sample.variance for sample in role.samples]
+    what, variances = role.items[0].role, [sample.variance for sample in role.samples]
     if found.kind == "smooth":
         message = (
-            f"{what}: the variance changes smoothly with the layer, like layer^{found.exponent:.2g} "
+            f"{what}: the variance changes smoothly with the layer, about like layer^{found.exponent:.2g} "
             f"({variances[0]:.4g} in the first, {variances[-1]:.4g} in the last)"
         )
         return Finding("depth_scaled", labels(role.items), message)
     if found.kind == "all":
-        listed = ", ".join(f"{value:.4g}" for value in variances[:8]) + (
-            ", ..." if len(variances) > 8 else ""
-        )
-        message = f"{what}: layers {runs(i.layer or 0 for i in role.items)} have variances {listed}"
-        return Finding(
-            "peers", labels(role.items), f"{message}; no majority agrees, and no smooth schedule fits"
-        )
+        listed = ", ".join(f"{v:.4g}" for v in variances[:8]) + (", ..." if len(variances) > 8 else "")
+        why = "no majority agrees, and no smooth schedule fits"
+        why = why if len(variances) > 2 else "of two layers nobody can say which one is right"
+        message = f"{what}: {layers_of(role.items)} have variances {listed}; {why}"
+        return Finding("peers", labels(role.items), message)
     rest = [k for k in range(len(variances)) if k not in found.odd]
-    weights = np.array(role.degrees)[rest]
-    usual = float(np.average(np.array(variances)[rest], weights=weights))
+    usual = float(np.average(np.array(variances)[rest], weights=np.array(role.degrees)[rest]))
     odd = [role.items[k] for k in found.odd]
     ratios = ", ".join(f"{variances[k] / usual:.3g}" for k in found.odd)
-    message = (
-        f"{named(odd)}: variance {ratios} times that of the other {len(rest)} layers ({usual:.4g})"
-        if len(odd) == 1
-        else f"{what}: {layers_of(odd)} have variances {ratios} times that of the other {len(rest)} layers"
-    )
+    message = f"{named(odd)}: variance {ratios} times that of the other {len(rest)} layers ({usual:.4g})"
     return Finding("peers", labels(odd), message)
 
 

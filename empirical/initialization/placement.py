@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from empirical.initialization.expected import Stack
 from empirical.initialization.features import NORM, SKIP, Features, features
 from empirical.initialization.finding import Finding, runs
-from empirical.initialization.structure import Difference, layer_name
+from empirical.initialization.stacks import layer_name
+from empirical.initialization.structure import Difference
 from empirical.readers.reading import Reading
 from meanfield.initialization import Sizes, deepnorm_constants
 from meanfield.ops import Norm, Residual, Sequential, Transformer

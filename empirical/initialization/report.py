@@ -124,7 +124,7 @@ class InitializationCheck:
         return layout(self)
 
     def __str__(self) -> str:
-        """Render the check as text, 110 columns wide."""
+        """Render the check as text, 120 columns wide."""
         from empirical.initialization.show import as_text
 
         return as_text(self)

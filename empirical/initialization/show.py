@@ -18,7 +18,7 @@ from empirical.initialization.items import places
 if TYPE_CHECKING:
     from empirical.initialization.report import InitializationCheck, Row
 
-WIDTH = 110
+WIDTH = 120
 
 
 def layout(check: InitializationCheck) -> RenderableType:
@@ -35,7 +35,9 @@ def layout(check: InitializationCheck) -> RenderableType:
         "no fault" if check.ok else f"{len(check.findings)} faults" if len(check.findings) > 1 else "1 fault"
     )
     title = Text(f"Initialisation of {len(check.rows)} tensors {beside}: {faults}", style="bold")
-    tests = f"{check.tests} tests; at most {check.level:.0%} of right models fail one of them."
+    tests = f"{check.tests} tests; at most {100 * check.level:g} % of right models fail one of them."
+    if check.scheme:
+        tests += " A ratio as large as the column “shows” is found with 95 %."
     parts: list[RenderableType] = [title, Text(tests), Text(), tensors(check)]
     for heading, found in (("Faults", check.findings), ("Notes", check.notes)):
         if found:
@@ -96,24 +98,20 @@ def tensors(check: InitializationCheck) -> Table:
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("tensor", overflow="fold")
-    for name in ("layers", "entries", *(("expected", "ratio", "least p") if check.scheme else ("variance",))):
+    for name in ("layers", "entries", *(("expected", "ratio", "shows") if check.scheme else ("variance",))):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("law", no_wrap=True)
     table.add_column("finding", overflow="fold")
     for group in groups(check.rows):
         row = group.rows[0]
-        layers = runs(row.layer for row in group.rows if row.layer is not None)
-        cells = [group.role, layers, f"{row.entries:,}"]
-        if not check.scheme:
-            cells.append(group.span("variance_hat", ".4g"))
-        else:
-            least = min((row.p_value for row in group.rows if not math.isnan(row.p_value)), default=math.nan)
+        cells = [group.role, runs(r.layer for r in group.rows if r.layer is not None), f"{row.entries:,}"]
+        if check.scheme:
             wanted = "" if math.isnan(row.variance) else f"{row.variance:.4g}"
-            p_value = "" if math.isnan(least) else f"{least:.1g}" if least > 1e-300 else "< 1e-300"
-            cells += [wanted, group.span("ratio", ".3f"), p_value]
-        law = f"{row.mean_hat:.4g}" if row.law == "constant" else row.law
-        style = "bold" if row.finding else ""
-        table.add_row(*(Text(cell) for cell in [*cells, law, row.finding]), style=style)
+            cells += [wanted, group.span("ratio", ".3f"), group.span("detectable", ".3f")]
+        else:
+            cells.append(group.span("variance_hat", ".4g"))
+        cells += [f"= {row.mean_hat:.4g}" if row.law == "constant" else row.law, row.finding]
+        table.add_row(*map(Text, cells), style="bold" if row.finding else "")
     return table
 
 

@@ -11,23 +11,8 @@ from typing import Any
 from empirical.initialization.features import NORM, PRESENT, Features, features
 from empirical.initialization.finding import Finding, runs
 from empirical.initialization.items import Place, places
+from empirical.initialization.stacks import layer_name, stacks_of
 from empirical.readers.reading import Reading
-from meanfield.ops import EncoderDecoder, Transformer
-
-
-def stacks_of(reading: Reading) -> list[tuple[str, Transformer]]:
-    """List the stacks of a reading with the prefix of their names.
-
-    Args:
-        reading: What was read.
-
-    Returns:
-        One, or encoder and decoder.
-    """
-    arch = reading.arch
-    if isinstance(arch, EncoderDecoder):
-        return [("encoder.", arch.encoder), ("decoder.", arch.decoder)]
-    return [("", arch)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +42,9 @@ def differences(reading: Reading) -> list[Difference]:
     """Compare the layers of each stack with each other.
 
     The value that most layers have is taken for right; of a norm, where as many have it as not, once. Layers
-    that differ in a run of two or more at either end (Mix-LN), periodically (windows), or each from each
-    (Admin) follow a pattern, in norms only the run; a single layer that differs does not.
+    that differ in a run of two or more at either end, periodically (windows), or each from each (Admin)
+    follow a pattern, in norms only the run; so do layers at an end all of whose norms are in other places
+    (Mix-LN). A single layer that differs otherwise does not.
 
     Args:
         reading: What was read.
@@ -85,7 +71,7 @@ def differences(reading: Reading) -> list[Difference]:
                 and not (set(name.split()) & without[layer] and name not in without[layer])
             )
             if odd and not _follows(name, found):
-                purpose = _on_purpose(name, values, odd)
+                purpose = _on_purpose(name, values, odd) or (name.startswith(NORM) and _moved(found, odd))
                 result.append(Difference(prefix, len(found), name, values, usual, odd, purpose))
     return result
 
@@ -140,6 +126,20 @@ def _on_purpose(name: str, values: dict[int, Any], odd: tuple[int, ...]) -> bool
     return periodic or len({repr(value) for value in values.values()}) == len(layers)
 
 
+def _moved(found: dict[int, Features], odd: tuple[int, ...]) -> bool:
+    """Whether layers at one end have as many norms as the others, all of them in other places."""
+    layers = list(found)
+    if list(odd) not in (layers[: len(odd)], layers[-len(odd) :]):
+        return False
+    norms = {layer: {k: n for k, n in own.items() if k.startswith(NORM)} for layer, own in found.items()}
+    return all(
+        not set(norms[one]) & set(norms[other]) and len(norms[one]) == len(norms[other])
+        for one in odd
+        for other in layers
+        if other not in odd
+    )
+
+
 def _differs(one: Difference, layer: int, reading: Reading) -> Finding:
     value, usual = one.values[layer], one.usual
     others = "the other layer has" if one.depth == 2 else "most layers have"
@@ -176,30 +176,6 @@ def _layer_places(reading: Reading, prefix: str) -> dict[int, list[Place]]:
         if slot.key.module.startswith(prefix):
             found[slot.key.layer].append(where[slot.name])
     return found
-
-
-def layer_name(reading: Reading, prefix: str, layer: int) -> str:
-    """Find the module's own name of a layer.
-
-    Args:
-        reading: What was read.
-        prefix: Prefix of the stack.
-        layer: The layer, from 1.
-
-    Returns:
-        What the names of its tensors have in common, ``"h.2"``; empty if that is nothing.
-    """
-    names = [
-        slot.name.split(".")
-        for slot in reading.slots
-        if slot.key.layer == layer and slot.key.module.startswith(prefix)
-    ]
-    common = []
-    for parts in zip(*names, strict=False):
-        if len(set(parts)) > 1:
-            break
-        common.append(parts[0])
-    return ".".join(common)
 
 
 def missing_names(reading: Reading, prefix: str, layer: int) -> tuple[str, ...]:
