@@ -149,7 +149,7 @@ def summary(audit: Audit) -> list[str]:
     if found.detectable > given["tolerance"]:
         lines.append(
             f"With {given['seeds']} seeds and {given['samples']} samples, a typical tensor has to be "
-            f"{percent(found.detectable)} off to be told from chance; more of both find less."
+            f"{percent(found.detectable)} off to be told from chance; more of both find smaller faults."
         )
     if audit.agrees:
         verdict = "Theory and measurement agree."
