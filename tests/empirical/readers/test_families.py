@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from empirical import build
 from empirical.names import named_parameters
 from empirical.readers import Reading, UnsupportedModuleError, read_module
 from meanfield import ops
+from meanfield.huggingface import architecture
 from tests.empirical.readers.zoo import READ, REFUSED, Expected, pattern
 
 TUNED, UNTUNED = families(SMALL), untuned(SMALL)
@@ -26,9 +29,12 @@ ALL = TUNED | UNTUNED
 VARIANTS = [(name, variant) for name, family in ALL.items() for variant in family.variants]
 
 
-def read(model: Model, seed: int = 0) -> tuple[nn.Module, Reading]:
-    module = model.build(seed)
-    return module, read_module(module, model.batch())
+@cache
+def read(name: str, variant: str) -> tuple[Model, nn.Module, Reading]:
+    """Read a module, once for all tests."""
+    model = ALL[name].variants[variant]
+    module = model.build(0)
+    return model, module, read_module(module, model.batch())
 
 
 def stacks(arch: Any) -> list[ops.Transformer]:
@@ -57,7 +63,7 @@ def found(arch: ops.Transformer) -> Expected:
         None if attention.query_norm is None else attention.query_norm.width,
         attention.query.bias is not None,
         None if attention.softcap is None else float(attention.softcap),
-        attention.window,
+        None if (attention.window or SMALL.tokens) >= SMALL.tokens else attention.window,
         arch.final_norm is not None,
         arch.entry is not None,
         None if arch.embedding is None else pytest.approx(float(arch.embedding.scale), rel=1e-6),
@@ -108,7 +114,7 @@ def check_slots(module: nn.Module, model: Model, reading: Reading) -> None:
 
 @pytest.mark.parametrize("name", READ)
 def test_a_family_is_read_as_its_configuration_says(name: str) -> None:
-    _, reading = read(ALL[name].variants["linear"])
+    _, _, reading = read(name, "linear")
     (arch,) = stacks(reading.arch)
     assert arch.depth == SMALL.depth
     for run in arch.layers:
@@ -118,14 +124,13 @@ def test_a_family_is_read_as_its_configuration_says(name: str) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_family_without_ops_is_refused(name: str) -> None:
     with pytest.raises(UnsupportedModuleError):
-        read(ALL[name].variants["linear"])
+        read(name, "linear")
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
 def test_slots_hold_every_gradient_or_the_module_is_refused(name: str, variant: str) -> None:
-    model = ALL[name].variants[variant]
     try:
-        module, reading = read(model)
+        model, module, reading = read(name, variant)
     except UnsupportedModuleError:
         assert name not in READ or variant != "linear"
         return
@@ -133,8 +138,7 @@ def test_slots_hold_every_gradient_or_the_module_is_refused(name: str, variant: 
 
 
 def test_controls_are_rejected() -> None:
-    model = ALL["gpt2"].variants["linear"]
-    module, reading = read(model)
+    model, module, reading = read("gpt2", "linear")
     assert isinstance(reading.arch, ops.Transformer)
     assert found(reading.arch) != READ["opt"]
     with pytest.raises(AssertionError):
@@ -145,3 +149,32 @@ def test_controls_are_rejected() -> None:
         check_slots(
             module, model, replace(reading, slots=tuple(turned if s is wide else s for s in reading.slots))
         )
+
+
+CONFIGURED = (
+    *("bert", "roberta", "gpt2", "opt", "gpt_neox", "llama", "mistral", "qwen3", "olmo2", "gemma2"),
+    "t5_encoder",
+)
+"""Families whose configuration files are read elsewhere, without a module."""
+
+
+def laws(arch: Any) -> dict[ops.ParameterKey, tuple[tuple[int, ...], ops.Draw]]:
+    return {p.key: (tuple(p.tensor.shape), p.law) for p in named_parameters(build(arch, seed=0))}
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_module_and_configuration_are_read_alike(name: str) -> None:
+    _, module, reading = read(name, "linear")
+    configured = architecture(module.config.to_dict(), encoder_only=name == "t5_encoder")
+    own, theirs = laws(reading.arch), laws(configured)
+    shapes = [{key: shape for key, (shape, _) in side.items()} for side in (own, theirs)]
+    assert shapes[0] == shapes[1]
+    for key, (shape, law) in own.items():
+        expected = theirs[key][1]
+        if expected.variance == 0:
+            assert (law.variance, law.mean) == (0, expected.mean), key
+        else:  # five standard errors of a sample variance
+            ratio = float(law.variance / expected.variance)
+            assert abs(ratio - 1) < 5 * (2 / math.prod(shape)) ** 0.5, (key, ratio)
+    (stack,), (other,) = stacks(reading.arch), stacks(configured)
+    assert found(stack) == found(other)
