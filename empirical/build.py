@@ -42,6 +42,11 @@ def _norm(op: ops.Norm) -> nn.Module:
 
 
 @build_op.register
+def _activation(op: ops.Activation) -> nn.Module:
+    return layers.Activation(op)
+
+
+@build_op.register
 def _gain(op: ops.Gain) -> nn.Module:
     return layers.Gain(op)
 
@@ -108,7 +113,7 @@ def _embedding(op: ops.Embedding) -> nn.Module:
 
 @build_op.register
 def _head(op: ops.Head) -> nn.Module:
-    return layers.Head(op)
+    return layers.Head(op, _optional(op.transform))
 
 
 def _optional(op: ops.Op | None) -> nn.Module | None:

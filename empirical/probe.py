@@ -15,7 +15,7 @@ from empirical.build import Architecture
 from empirical.device import torch_dtype
 from empirical.draws import draw, stream
 from empirical.inputs import Inputs
-from empirical.layers import Context
+from empirical.layers import Context, Transformer
 from empirical.losses import LOSSES, READ_THE_HEAD
 from empirical.names import Model, dropouts, named_parameters, open_streams, points
 from empirical.setting import Conditions, Setting
@@ -89,10 +89,11 @@ class Probe:
         self.arch, self.model, self.setting, self.outputs, self.fixed = arch, model, setting, outputs, fixed
         self.all_parameters = named_parameters(model)
         self.dropouts = dropouts(model)
-        # A tied head has no parameter of its own: its table is the embedding's.
-        linear = getattr(model.head, "linear", None)
-        unread = [] if linear is None or setting.loss in READ_THE_HEAD else list(linear.parameters())
-        self.parameters = [p for p in self.all_parameters if not any(p.tensor is q for q in unread)]
+        # A tied head's table is the embedding's.
+        head = [] if setting.loss in READ_THE_HEAD else list(model.head.parameters())
+        tables = [tensor for stack in _stacks(model) for tensor in stack.embeddings.parameters()]
+        unread = {id(tensor) for tensor in head} - {id(tensor) for tensor in tables}
+        self.parameters = [p for p in self.all_parameters if id(p.tensor) not in unread]
         self.keys: list[ops.ParameterKey] = []
         device = self.all_parameters[0].tensor.device
         source = None if fixed.source is None else fixed.source.padding
@@ -155,10 +156,12 @@ class Probe:
         """Run one mini-batch: the gradient of every parameter, and the moments of every point."""
         self.outputs.clear()
         context = Context(self.padding, memory_padding=self.source_padding)
-        hidden = self.model.hidden(*inputs, context=context)
+        last = self.model.hidden(*inputs, context=context)  # (batch, tokens, width)
+        if self.setting.loss in READ_THE_HEAD:
+            last = self.model.head(last)  # (batch, tokens, vocab)
         if self.padding is not None:
-            hidden = hidden[self.padding][None]  # (1, real tokens, width)
-        loss = LOSSES[self.setting.loss](hidden, self.model.head, targets, self.setting.label_smoothing)
+            last = last[self.padding][None]  # (1, real tokens, width or vocab)
+        loss = LOSSES[self.setting.loss](last, torch.nn.Identity(), targets, self.setting.label_smoothing)
         if not self.keys:  # the order of computation is known once the model has run
             self.keys = [p.key for p in self.parameters] + list(self.outputs)
         states = list(self.outputs.values())
@@ -173,6 +176,10 @@ class Probe:
             if part
         ]
         return list(gradients[:split]), np.concatenate(rows)
+
+
+def _stacks(model: Model) -> list[Transformer]:
+    return [model] if isinstance(model, Transformer) else [model.encoder, model.decoder]
 
 
 def frobenius_norms(gradients: list[Tensor]) -> Values:

@@ -37,7 +37,8 @@ def check_architecture(arch: object) -> Transformer | EncoderDecoder:
             f"arch={shown} is no architecture: give a Transformer, for example mf.pre_ln(width=512, depth=6)"
         )
     for stack in (arch.encoder, arch.decoder) if isinstance(arch, EncoderDecoder) else (arch,):
-        parts = (stack.entry, *(run.block for run in stack.layers), stack.final_norm)
+        transform = None if stack.head is None else stack.head.transform
+        parts = (stack.entry, *(run.block for run in stack.layers), stack.final_norm, transform)
         for op in (op for part in parts if part is not None for op in walk(part)):
             if isinstance(op, Norm) and op.kind == "layernorm" and op.width < 2:
                 raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 
 class InputError(ValueError):
@@ -45,6 +45,23 @@ class UnknownNameError(InputError):
         near = difflib.get_close_matches(str(value), names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         super().__init__(f"unknown {what} {value!r}: accepted are {', '.join(names)}{hint}")
+
+
+def once(key: tuple[int, str, str], found: Container[object]) -> None:
+    """Check that a parameter's name is not taken: its row would replace that of another.
+
+    Args:
+        key: Layer, module and parameter.
+        found: Keys so far.
+
+    Raises:
+        InputError: If it is there already.
+
+    Example:
+        >>> once((1, "linear", "weight"), set())
+    """
+    if key in found:
+        raise InputError(f"layer {key[0]} has two ops named {key[1]!r}: give each a name of its own")
 
 
 def positive_integer(what: str, value: object) -> int:

@@ -13,7 +13,6 @@ from empirical.layers.architecture import Transformer as Transformer
 from empirical.layers.attention import Attention as Attention
 from empirical.layers.attention import RelativeBias as RelativeBias
 from empirical.layers.base import Context as Context
-from empirical.layers.feed_forward import ACTIVATIONS as ACTIVATIONS
 from empirical.layers.feed_forward import FeedForward as FeedForward
 from empirical.layers.structure import DualResidual as DualResidual
 from empirical.layers.structure import Fork as Fork
@@ -23,13 +22,15 @@ from empirical.layers.structure import Residual as Residual
 from empirical.layers.structure import Sequential as Sequential
 from empirical.layers.structure import Streams as Streams
 from empirical.layers.structure import Sum as Sum
+from empirical.layers.token_maps import ACTIVATIONS as ACTIVATIONS
+from empirical.layers.token_maps import Activation as Activation
 from empirical.layers.token_maps import Dropout as Dropout
 from empirical.layers.token_maps import Gain as Gain
 from empirical.layers.token_maps import Linear as Linear
 from empirical.layers.token_maps import Norm as Norm
 from empirical.layers.token_maps import Scale as Scale
 
-DRAWN = (Linear, Norm, Gain, Embedding, RelativeBias)
+DRAWN = (Linear, Norm, Gain, Embedding, RelativeBias, Head)
 """Modules that own parameters, each with its ``laws``."""
 
 POINTS = (Embeddings, Norm, Gain, Attention, FeedForward, Residual, Sum)

@@ -60,21 +60,28 @@ class Embeddings(nn.Module):
 class Head(nn.Module):
     """The output head; a tied one reads the table of an embedding, which is given it later."""
 
-    def __init__(self, op: ops.Head) -> None:
+    def __init__(self, op: ops.Head, transform: nn.Module | None = None) -> None:
         super().__init__()
-        self.tied, self.scale = op.tied, float(op.scale)
+        self.name, self.tied, self.scale = op.name, op.tied, float(op.scale)
         self.softcap = None if op.softcap is None else float(op.softcap)
+        self.transform = transform
         self.linear = None if op.tied else Linear(op.linear, op.name)
+        # a bias beside a tied table is the head's own
+        bias = op.linear.bias if op.tied else None
+        self.laws = {} if bias is None else {"bias": bias}
+        self.bias = None if bias is None else nn.Parameter(torch.zeros(op.linear.d_out))
         self.embedding: Embedding | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn hidden states into logits."""
+        if self.transform is not None:
+            x = self.transform(x)  # (batch, tokens, d_in)
         if self.linear is not None:
             y = self.linear(x)  # (batch, tokens, vocab)
         else:
             assert self.embedding is not None
             y = x @ self.embedding.weight.T
-        y = self.scale * y
+        y = self.scale * (y if self.bias is None else y + self.bias)
         return y if self.softcap is None else self.softcap * torch.tanh(y / self.softcap)
 
 

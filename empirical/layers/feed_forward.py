@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
-import torch
-import torch.nn.functional as F  # noqa: N812  (the field's name for it)
 from torch import Tensor, nn
 
 from empirical.layers.base import ALONE, Context
-from empirical.layers.token_maps import Linear
+from empirical.layers.token_maps import ACTIVATIONS, Linear
 from meanfield import ops
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-    "identity": lambda x: x,
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-    "relu": F.relu,
-    "relu_squared": lambda x: F.relu(x).square(),
-    "sigmoid": torch.sigmoid,
-    "silu": F.silu,
-    "tanh": torch.tanh,
-}
 
 
 class FeedForward(nn.Module):

@@ -1,6 +1,9 @@
-"""Maps of one token: linear map, norm, learned gain, constant factor, dropout."""
+"""Maps of one token: linear map, norm, activation, learned gain, constant factor, dropout."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,11 +16,11 @@ from meanfield.errors import InputError
 
 
 class Linear(nn.Module):
-    """The map x W + b; one without an op around it to name it is called ``linear``."""
+    """The map x W + b; the op around it names it, or else its own."""
 
-    def __init__(self, op: ops.Linear, name: str = "linear") -> None:
+    def __init__(self, op: ops.Linear, name: str | None = None) -> None:
         super().__init__()
-        self.name = name
+        self.name = op.name if name is None else name
         self.laws = {"weight": op.weight} | ({"bias": op.bias} if op.bias is not None else {})
         self.weight = nn.Parameter(torch.zeros(op.d_in, op.d_out))
         self.bias = nn.Parameter(torch.zeros(op.d_out)) if op.bias is not None else None
@@ -34,9 +37,7 @@ class Norm(nn.Module):
     def __init__(self, op: ops.Norm) -> None:
         super().__init__()
         self.name, self.eps, self.width, self.centres = op.name, op.eps, op.width, op.kind == "layernorm"
-        self.laws = ({"weight": ops.ONES} if op.affine else {}) | (
-            {"bias": ops.ZEROS} if op.has_shift else {}
-        )
+        self.laws = ({"weight": op.gain} if op.affine else {}) | ({"bias": op.shift} if op.has_shift else {})
         self.weight = nn.Parameter(torch.ones(op.width)) if op.affine else None
         self.bias = nn.Parameter(torch.zeros(op.width)) if op.has_shift else None
 
@@ -47,6 +48,31 @@ class Norm(nn.Module):
         mean_square = x.square().mean(-1, keepdim=True)  # (batch, tokens, 1)
         y = x * torch.rsqrt(mean_square + self.eps)  # (batch, tokens, width)
         return y if self.weight is None else y * self.weight
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "identity": lambda x: x,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "relu_squared": lambda x: F.relu(x).square(),
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+class Activation(nn.Module):
+    """A non-linearity by itself."""
+
+    def __init__(self, op: ops.Activation) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[op.activation]
+
+    def forward(self, x: Tensor, context: Context = ALONE) -> Tensor:
+        """Act on every coordinate; `context` is not read."""
+        return self.activation(x)
 
 
 class Gain(nn.Module):

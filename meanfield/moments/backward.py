@@ -16,6 +16,7 @@ from meanfield.moments.identity import between_branches, identity_share
 from meanfield.moments.record import Record
 from meanfield.moments.state import Exchangeable, Gram, Kernel, Layout, Step
 from meanfield.ops import (
+    Activation,
     Attention,
     Dropout,
     DualResidual,
@@ -52,33 +53,43 @@ def backward(op: Op, step: Step, gradient: Kernel, layout: Layout, record: Recor
     raise MissingRuleError(op, INTERPRETER)
 
 
-def _through_linear(module: str, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
-    """E||dL/dW||^2 = d_in sum_ij Q_ij G_ij, E||dL/db||^2 = sum_ij G_ij, G -> sigma_w^2 G."""
+def _through_linear(
+    module: str, step: Step, gradient: Kernel, layout: Layout, record: Record, *, biased: bool = True
+) -> Kernel:
+    """E||dL/dW||^2 = d_in sum_ij Q_ij G_ij, E||dL/db||^2 = sum_ij G_ij (or 0), G -> sigma_w^2 G."""
     op = step.op
     assert isinstance(op, Linear)
     record.parameter(module, "weight", op.d_in * layout.inner(step.before, gradient))
     if op.bias is not None:
-        record.parameter(module, "bias", layout.sum(gradient))
+        record.parameter(module, "bias", layout.sum(gradient) if biased else 0.0)
     return op.d_in * float(op.weight.variance) * gradient
 
 
 @backward.register
 def _linear(op: Linear, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
     """G -> sigma_w^2 G. Source: schoenholz2017, Eq. (13)."""
-    return _through_linear("linear", step, gradient, layout, record)
+    return _through_linear(op.name, step, gradient, layout, record)
 
 
 @backward.register
 def _norm(op: Norm, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
-    """G_ij -> G_ij / (s_i s_j), s_i^2 = Q_ii + eps. Source: xiong2020, Lemma 3."""
-    # The two projections of the Jacobian are O(1/d). The gain sees sum_ij Q_ij G_ij of the output.
+    """G_ij -> gain^2 G_ij / (s_i s_j), s_i^2 = Q_ii + eps. Source: xiong2020, Lemma 3."""
+    # The two projections of the Jacobian are O(1/d). The gain sees sum_ij Q_ij G_ij of what it multiplies.
     record.point(op.name, step.after, gradient)
+    first, second = layout.pair(layout.own(step.before) + op.eps)
+    size = np.sqrt(first * second)
     if op.affine:
-        record.parameter(op.name, "weight", layout.inner(step.after, gradient))
+        record.parameter(op.name, "weight", layout.inner(step.before / size, gradient))
     if op.has_shift:
         record.parameter(op.name, "bias", layout.sum(gradient))
-    first, second = layout.pair(layout.own(step.before) + op.eps)
-    return gradient / np.sqrt(first * second)
+    return gradient / size if op.plain else float(op.gain_sq) * gradient / size
+
+
+@backward.register
+def _activation(op: Activation, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
+    """G_ij -> G_ij E[phi'(u_i) phi'(u_j)]. Source: schoenholz2017, Eq. (13)."""
+    first, second = layout.pair(layout.own(step.before))
+    return np.asarray(gradient * dual_grad(op.activation, first, second, step.before))
 
 
 @backward.register
@@ -117,12 +128,16 @@ def _attention(op: Attention, step: Step, gradient: Kernel, layout: Layout, reco
         assert layout.memory is not None
         source_layout = layout.memory
 
+    # the softmax does not see what all keys share, where keys have one size and stay as they are
+    alike = op.key_norm is None or isinstance(layout, Exchangeable)
+    unseen = alike and op.rotary is None and op.softcap is None
+
     def through(role: str, after: Kernel, where: Layout) -> Kernel:
         """Send a gradient back through the norm and the projection of queries, keys or values."""
-        norm = inner.get(f"{role}_norm")
+        norm, name, biased = inner.get(f"{role}_norm"), f"{op.name}.{role[0]}", not (role == "key" and unseen)
         if norm is not None:
             after = backward(norm.op, norm, after, where, record)
-        return _through_linear(f"{op.name}.{role[0]}", inner[role], after, where, record)
+        return _through_linear(name, inner[role], after, where, record, biased=biased)
 
     value = inner.get("value_norm", inner["value"]).after
     query, key = (
@@ -134,9 +149,6 @@ def _attention(op: Attention, step: Step, gradient: Kernel, layout: Layout, reco
     of_token = np.zeros_like(step.before)
     if op.query is not None and op.key is not None:
         of_source = of_source + through("key", of_key, source_layout)
-        alike = op.key_norm is None or isinstance(layout, Exchangeable)  # all keys have one size
-        if op.key.bias is not None and alike and op.rotary is None and op.softcap is None:
-            record.parameter(f"{op.name}.k", "bias", 0.0)  # the softmax does not see what all keys share
         of_token = through("query", of_query, layout)
         if op.relative_bias is not None:
             name, shared = op.relative_bias.name, op.relative_bias.shared
@@ -207,8 +219,8 @@ def _dual_residual(op: DualResidual, step: Step, gradient: Kernel, layout: Layou
     x, between, r = gradient
     branch, norm = step.inner["branch"], step.inner["norm"]
     x = backward(norm.op, norm, x, layout, record)
-    first, _ = layout.pair(np.sqrt(layout.own(norm.before) + op.norm.eps))
-    between = between / first
+    first, _ = layout.pair(identity_share(norm, layout))
+    between = between * first
     record.point(op.name, norm.before, x)
     of_branch = x + between + layout.swap(between) + r
     i, j = layout.pair(identity_share(branch, layout))  # J^T g = t g + what is fresh
@@ -221,5 +233,5 @@ def _dual_residual(op: DualResidual, step: Step, gradient: Kernel, layout: Layou
 def _merge(op: Merge, step: Step, gradient: Kernel, layout: Layout, record: Record) -> Kernel:
     """The gradient of x itself, and of r through the norm. Source: xie2023, Eq. (3)."""
     norm = step.inner["norm"]
-    _, second = layout.pair(np.sqrt(layout.own(norm.before) + op.norm.eps))
-    return np.stack([gradient, gradient / second, backward(norm.op, norm, gradient, layout, record)])
+    _, second = layout.pair(identity_share(norm, layout))
+    return np.stack([gradient, gradient * second, backward(norm.op, norm, gradient, layout, record)])

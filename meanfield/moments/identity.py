@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from meanfield.errors import MissingRuleError
+from meanfield.gaussian import dual_grad
 from meanfield.moments.state import Layout, Step
 from meanfield.ops import (
+    Activation,
     Attention,
     Dropout,
     FeedForward,
@@ -30,8 +32,8 @@ from meanfield.ops import (
 def identity_share(step: Step, layout: Layout) -> Any:
     """Compute t: one number per token, or one for all.
 
-        linear, attention, feed-forward: 0;  norm: 1/s;  factor: itself;  residual: skip + branch t_branch
-        a sequence: the product;  parallel branches: the sum
+        linear, attention, feed-forward: 0;  norm: gain/s;  factor: itself;  residual: skip + branch t_branch
+        activation: E phi'(u), by Stein's lemma;  a sequence: the product;  parallel branches: the sum
 
     Args:
         step: A step of the forward pass.
@@ -56,15 +58,16 @@ def identity_share(step: Step, layout: Layout) -> Any:
         0.5
     """
     match step.op:
-        case Norm(eps=eps):
-            return 1 / np.sqrt(layout.own(step.before) + eps)
+        case Norm(eps=eps, gain=gain):
+            return float(gain.mean) / np.sqrt(layout.own(step.before) + eps)
         case Linear() | Attention() | FeedForward():
             return 0.0
+        case Activation(activation=name):  # two coordinates are independent: they give the square
+            own = layout.own(step.before)
+            return np.sqrt(np.maximum(dual_grad(name, own, own, np.zeros_like(own)), 0.0))
         case Dropout():
             return 1.0
-        case Gain(value=value):
-            return float(value)
-        case Scale(factor=factor):
+        case Gain(value=factor) | Scale(factor=factor):
             return float(factor)
         case Residual(skip_scale=skip, branch_scale=scale):
             return float(skip) + float(scale) * identity_share(step.inner["branch"], layout)

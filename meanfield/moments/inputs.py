@@ -131,4 +131,4 @@ def record_inputs(arch: Transformer, layout: Layout, given: Input, gradient: Ker
         record.parameter(name, "weight", layout.inner(features, gradient))
     for name, table in _tables(arch):
         rows = same_row(arch, name, layout, given.ids)
-        record.table(name, float(table.scale) ** 2 * layout.inner(rows, gradient), shared=False)
+        record.table(table.name, float(table.scale) ** 2 * layout.inner(rows, gradient), shared=False)

@@ -6,6 +6,7 @@ All losses are means over the T real tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from meanfield.errors import InputError, MissingRuleError, UnknownNameError
 from meanfield.gaussian.vocabulary import class_overlap
 from meanfield.moments.record import Record
 from meanfield.moments.state import Exchangeable, Kernel, Layout
-from meanfield.moments.top import last_norm, pend_mean_square, pend_pull, real_pairs
+from meanfield.moments.top import pend_mean_square, pend_pull, real_pairs
 from meanfield.ops import Head, Transformer
 
 LOSSES = ("cross_entropy", "linear", "mse")
@@ -66,6 +67,26 @@ def check_uncapped(head: Head) -> None:
         )
 
 
+def logit_variance(arch: Transformer) -> float:
+    """Compute the variance of a logit of unit hidden states, before its scale: d times that of W's entries.
+
+    Args:
+        arch: An architecture with a head; a tied one has the embedding's law.
+
+    Returns:
+        sigma_w^2.
+
+    Raises:
+        MissingRuleError: If the entries have a mean.
+    """
+    assert arch.head is not None
+    table = arch.embedding if arch.head.tied else None
+    law = arch.head.linear.weight if table is None else table.weight
+    if law.mean:
+        raise MissingRuleError(f"weights of mean {law.mean}", "moments.loss", "give weights of mean 0")
+    return arch.head.linear.d_in * float(law.variance)
+
+
 def identity(layout: Layout) -> Kernel:
     """Return the kernel of tokens that share nothing: 1 for a token with itself, else 0."""
     return np.array([1.0, 0.0, 0.0]) if isinstance(layout, Exchangeable) else np.eye(layout.total)
@@ -91,25 +112,29 @@ def target_overlap(vocab: int, loss: Loss, layout: Layout) -> Kernel:
     return -1 / vocab + ((1 - s) ** 2 + (2 - s) * s / vocab - 1 / vocab) * identity(layout)
 
 
-def loss_gradient(arch: Transformer, kernel: Kernel, layout: Layout, loss: Loss, record: Record) -> Kernel:
-    """Compute the gradient kernel at the final hidden states and record the head's gradient.
+def loss_gradient(
+    arch: Transformer, kernel: Kernel, layout: Layout, loss: Loss, record: Record, mean: Any = 0.0
+) -> Kernel:
+    """Compute the gradient kernel of what the loss or the head's map reads, and record the head's gradient.
 
         linear: G_ii = 1/T^2, else 0;  mse: G_ii = 4/(T^2 d), else 0, the part of the targets
         cross entropy: G_ij = (s^2 d / T^2) E sum_k (p_ik - t_ik)(p_jk - t_jk), s^2 a head weight's variance
 
     Args:
         arch: The architecture; cross entropy needs its head.
-        kernel: Kernel of the final hidden states, per coordinate.
+        kernel: Kernel of the final hidden states, or of the head's hidden layer, per coordinate.
         layout: How many tokens and sequences there are.
         loss: The loss.
         record: Collects the head's gradient.
+        mean: Mean over coordinates of the final hidden states, as `Step.mean`.
 
     Returns:
-        G at the final hidden states, summed over coordinates.
+        G of the same, summed over coordinates.
 
     Raises:
         InputError: If there is no head.
-        MissingRuleError: If the logits are capped, or the mean square error has no norm below it.
+        MissingRuleError: If the logits are capped, or the mean square error has no norm below it, or one
+            whose gains differ or whose shifts are not 0.
 
     Assumes:
         Width to infinity; an untied head; labels independent of everything else.
@@ -121,26 +146,28 @@ def loss_gradient(arch: Transformer, kernel: Kernel, layout: Layout, loss: Loss,
     if loss.name == "linear":
         return pairs * identity(layout) / total**2
     if loss.name == "mse":
-        if last_norm(arch) is None:
-            raise MissingRuleError(
-                "mse without a norm at the end", "moments.loss", "use loss='linear', or end with a norm"
-            )
-        pend_mean_square(arch, kernel, layout, record)
+        pend_mean_square(arch, kernel, mean, layout, record)
         return 4 * pairs * identity(layout) / (total**2 * arch.width)
     if arch.head is None:
         raise InputError(
             "loss='cross_entropy' needs an output head: give the preset vocab=, or use loss='linear'"
         )
     check_uncapped(arch.head)
-    head, scale_sq = arch.head.linear, float(arch.head.scale) ** 2
-    logits = scale_sq * (float(head.sigma_w_sq) * kernel + float(head.sigma_b_sq))
+    head, scale_sq, sigma_sq = arch.head.linear, float(arch.head.scale) ** 2, logit_variance(arch)
+    # what all classes share, such as the mean of the biases, is not seen
+    bias = 0.0 if head.bias is None else float(head.bias.variance)
+    logits = scale_sq * (sigma_sq * kernel + bias)
     first, second = layout.pair(layout.own(logits))
     products = class_overlap(head.d_out, first, second, logits)
     overlaps = pairs * (products + target_overlap(head.d_out, loss, layout)) * scale_sq / total**2
-    record.parameter("head", "weight", head.d_in * layout.inner(kernel, overlaps))
+    of_weight = head.d_in * layout.inner(kernel, overlaps)
+    if arch.head.tied and arch.embedding is not None:
+        record.table(arch.embedding.name, of_weight, shared=True)
+    else:
+        record.parameter(arch.head.name, "weight", of_weight)
     if head.bias is not None:
-        record.parameter("head", "bias", layout.sum(overlaps))
+        record.parameter(arch.head.name, "bias", layout.sum(overlaps))
     # By Stein's lemma E sum_k p_ik z_ik = var_i (1 - E sum_k p_ik^2); the label's logit has mean 0.
-    pull = scale_sq * float(head.sigma_w_sq) * layout.own(kernel) * (1 - layout.own(products))
-    pend_pull(arch, pull, layout, record)
-    return float(head.sigma_w_sq) * overlaps
+    pull = scale_sq * sigma_sq * layout.own(kernel) * (1 - layout.own(products))
+    pend_pull(arch, pull, kernel, layout, record)
+    return sigma_sq * overlaps

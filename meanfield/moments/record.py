@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from meanfield.errors import once
 from meanfield.moments.state import Kernel
 from meanfield.ops import ParameterKey
 
@@ -49,8 +50,12 @@ class Record:
             module: Name of the module.
             parameter: ``"weight"`` or ``"bias"``.
             grad_sq: The mean square gradient norm.
+
+        Raises:
+            InputError: If another op of the layer has the same name.
         """
         key = ParameterKey(self.layer, self._named(module), parameter)
+        once(key, self.grad_sq)
         grad_sq += float(np.ldexp(self._pending.pop(key, 0.0), -self.exponent))
         # A sum of terms that cancel may leave a rounding error below 0.
         grad_sq = max(grad_sq, 0.0)

@@ -8,29 +8,23 @@ seed, and their number grows until the standard error is small.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from meanfield.errors import InputError
 from meanfield.moments.control import Controlled
 from meanfield.moments.draw import Draw, Draws, diagonal, key_form, query_form
-from meanfield.moments.masks import bucket, visible
-from meanfield.moments.rotary import angles, planes, rotate
+from meanfield.moments.heads import Heads, normed_kernel
+from meanfield.moments.masks import bucket
+from meanfield.moments.rotary import planes
 from meanfield.moments.state import Gram, Kernel
-from meanfield.ops import Attention, Norm
+from meanfield.ops import Attention
 
 TARGET = 1e-3
 """Relative standard error at which drawing stops: 95 % of averages are then within 0.2 %."""
 
-_FEWEST, _MOST = 10, 512
-
-
-def _chunk(total: int) -> int:
-    """Draws at a time: more of them where tokens are few, so that their arrays stay of one size."""
-    return int(np.clip(4 * (128 / total) ** 2, 4, 64))
+_FEWEST = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,20 +33,14 @@ class SampledSoftmax:
 
     Args:
         op: The attention op.
-        queries: R_q, (T, T).
-        keys: R_k, (source T, source T).
-        seen: Which keys a query sees, (batch, tokens, source tokens).
+        heads: What the draws are made of.
         layout: Layout of the tokens that ask; collects the errors.
-        stream: Seed of the draws.
         kept: What the way forth has found for the way back.
     """
 
     op: Attention
-    queries: Draws
-    keys: Draws
-    seen: npt.NDArray[np.bool_]
+    heads: Heads
     layout: Gram
-    stream: int
     kept: dict[str, Kernel] = field(default_factory=dict)
 
     @classmethod
@@ -71,8 +59,7 @@ class SampledSoftmax:
         Source:
             vaswani2017, Eq. (1); hron2020 (queries and keys are Gaussian given the token kernel).
         """
-        queries, keys = (_root(kernel).astype(np.float32) for kernel in (query, key))
-        return cls(op, queries, keys, visible(op, layout), layout, next(layout.streams))
+        return cls(op, Heads.of(op, query, key, layout), layout)
 
     def mix(self, value: Kernel) -> Kernel:
         """Kernel of the mixed values, E[A K A^T], and what dropout adds to the diagonal.
@@ -89,7 +76,7 @@ class SampledSoftmax:
         white = np.diag(np.diagonal(V))
         same = np.eye(self.layout.total, dtype=bool)
         dropped, turning = self._dropped(), self._turning()
-        Kk = (self.op.head_size * _normed_kernel(self.keys, self.op.key_norm)).astype(np.float32)
+        Kk = (self.op.head_size * normed_kernel(self.heads.keys, self.op.key_norm)).astype(np.float32)
 
         def mixed(draw: Draw) -> Draws:
             found = draw.across(draw.left(draw.A, V), draw.A)
@@ -106,9 +93,9 @@ class SampledSoftmax:
                 found = np.where(same, found, np.sum(forms, axis=0).mean(axis=0))
             return found
 
-        flat = self._flat()
+        flat = self.heads.flat()
         controls = (
-            key_form(flat, flat.outer, V, np.eye(len(self.queries), dtype=np.float32))[0],
+            key_form(flat, flat.outer, V, np.eye(len(self.heads.queries), dtype=np.float32))[0],
             np.where(same, query_form(flat, flat.outer, V, Kk)[0], np.float32(0)),
         )
         mean, form = self._mean(controls, mixed, of_query)
@@ -148,7 +135,9 @@ class SampledSoftmax:
         V, unit_v = _normalised(value)
         G, unit_g = _normalised(gradient)
         white = np.diag(np.diagonal(V))
-        same_query, same_key = (np.eye(len(root), dtype=bool) for root in (self.queries, self.keys))
+        same_query, same_key = (
+            np.eye(len(root), dtype=bool) for root in (self.heads.queries, self.heads.keys)
+        )
         dropped, turning = self._dropped(), self._turning()
         expected = (self.op.head_size * G * query).astype(np.float32)
 
@@ -168,10 +157,10 @@ class SampledSoftmax:
                 found = np.where(same_key, found, np.sum(forms, axis=0).mean(axis=0))
             return found
 
-        flat = self._flat()
+        flat = self.heads.flat()
         controls = (
             np.where(same_key, key_form(flat, flat.outer, V, expected)[0], np.float32(0)),
-            G * query_form(flat, flat.outer, V, np.eye(len(self.keys), dtype=np.float32))[0],
+            G * query_form(flat, flat.outer, V, np.eye(len(self.heads.keys), dtype=np.float32))[0],
         )
         of_values, of_keys = self._mean(controls, of_value, of_key)
         scale_sq = float(self.op.score_scale) ** 2
@@ -204,21 +193,19 @@ class SampledSoftmax:
                 found = found + (G * form).sum(axis=(-1, -2))[..., None, None]
             return np.asarray(found, dtype=np.float32)
 
-        controls = (np.eye(len(self.keys), dtype=np.float32), np.eye(len(self.queries), dtype=np.float32))
+        controls = (
+            np.eye(len(self.heads.keys), dtype=np.float32),
+            np.eye(len(self.heads.queries), dtype=np.float32),
+        )
         return float(unit_v * unit_g * self._mean(controls, average)[0][0, 0])
 
     def _turning(self) -> list[tuple[float, float]]:
         """Groups of rotary planes over the longest distance between two pairs."""
-        return planes(self.op, 2 * max(self.seen.shape[1:]))
+        return planes(self.op, 2 * max(self.heads.seen.shape[1:]))
 
     def _dropped(self) -> np.float32:
         """Variance that dropout adds to a weight of 1: rate / (1 - rate)."""
         return np.float32(float(self.op.dropout) / (1 - float(self.op.dropout)))
-
-    def _flat(self) -> Draw:
-        """The draw without scores: equal weights on what is seen."""
-        A = (self.seen / self.seen.sum(axis=-1, keepdims=True)).astype(np.float32)[None]
-        return Draw(A, A, A, self.queries[None], self.keys[None])
 
     def _mean(self, forms: tuple[Draws, Draws], *averages: Callable[[Draw], Draws]) -> list[Kernel]:
         """Average functions of a draw over draws, until the trace of each has a small standard error.
@@ -236,9 +223,9 @@ class SampledSoftmax:
         totals = [Controlled() for _ in averages]
         known = self._known(forms)
         error = np.inf
-        for done, draw in enumerate(self._draws(), start=1):
+        for done, draw in enumerate(self.heads.draws(), start=1):
             # what is 0 on average is 0 in every draw: it controls nothing
-            sizes = draw.sizes(self.seen, *forms)
+            sizes = draw.sizes(self.heads.seen, *forms)
             deviation = np.divide(sizes - known, known, out=np.zeros_like(known), where=known != 0)
             for total, average in zip(totals, averages, strict=True):
                 total.add(np.asarray(average(draw).mean(axis=0), dtype=np.float64), deviation)
@@ -251,94 +238,20 @@ class SampledSoftmax:
 
     def _known(self, forms: tuple[Draws, Draws]) -> Kernel:
         """Means of `Draw.sizes`."""
-        query = self._expected(self.queries, self.op.query_norm, self.seen.shape[1])
-        key = self._expected(self.keys, self.op.key_norm, self.seen.shape[2])
-        batch, tokens, source = self.seen.shape
-        shares = self.seen / self.seen.sum(axis=-1, keepdims=True)
+        query, key, seen = self.heads.expected_queries(), self.heads.expected_keys(), self.heads.seen
+        batch, tokens, source = seen.shape
+        shares = seen / seen.sum(axis=-1, keepdims=True)
         variance = 0.0
         for b in range(batch):
             at = slice(b * source, (b + 1) * source)
             K, share = key[at, at], shares[b]
             spread = share @ np.diagonal(K) - np.einsum("ij,jk,ik->i", share, K, share)
             own = np.diagonal(query)[b * tokens : (b + 1) * tokens] / self.op.head_size
-            variance += float((own * spread / self.seen[b].sum(axis=-1)).sum())
+            variance += float((own * spread / seen[b].sum(axis=-1)).sum())
         return np.array([float((key * forms[0]).sum()), float((query * forms[1]).sum()), variance])
-
-    def _expected(self, root: Draws, norm: Norm | None, tokens: int) -> Kernel:
-        """Mean inner products of queries or keys as they meet, turned by their positions."""
-        kernel = self.op.head_size * _normed_kernel(root, norm)
-        if self.op.rotary is None:
-            return kernel
-        theta = angles(self.op.rotary, self.op.head_size)
-        still = self.op.head_size - 2 * theta.size
-        position = np.arange(len(root)) % tokens
-        offset = position[:, None] - position[None, :]
-        cosines = 2 * np.cos(theta * offset[..., None]).sum(axis=-1) + still
-        return np.asarray(kernel * cosines / self.op.head_size)
-
-    def _normed(self, norm: Norm | None, x: Draws, root: Draws) -> Draws:
-        """Apply the norm on queries or keys: exact for one per head, in the limit for one of all heads."""
-        if norm is None:
-            return x
-        if norm.width != self.op.head_size:
-            own = (root**2).sum(axis=-1)[:, None]  # (T, 1)
-            return np.asarray(x / np.sqrt(own + np.float32(norm.eps)))
-        if norm.kind == "layernorm":
-            x = x - x.mean(axis=-1, keepdims=True)
-        return np.asarray(x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + np.float32(norm.eps)))
-
-    def _draws(self) -> Iterator[Draw]:
-        chunk = _chunk(max(len(self.queries), len(self.keys)))
-        rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence([self.stream, 0x6D66])))
-        op, size = self.op, self.op.head_size
-        batch, tokens, source = self.seen.shape
-        hidden = np.where(self.seen, np.float32(0), np.float32(-np.inf))
-        for _ in range(_MOST):
-            q, k = (
-                root @ rng.standard_normal((chunk, root.shape[1], size), dtype=np.float32)
-                for root in (self.queries, self.keys)
-            )  # (chunk, T, head size)
-            q, k = self._normed(op.query_norm, q, self.queries), self._normed(op.key_norm, k, self.keys)
-            q, k = rotate(op, q, tokens), rotate(op, k, source)
-            blocks = q.reshape(chunk, batch, tokens, size) @ k.reshape(chunk, batch, source, size).swapaxes(
-                -1, -2
-            )
-            scores = np.float32(op.score_scale) * blocks  # (chunk, batch, tokens, source)
-            scores = np.concatenate([scores, -scores])
-            if op.relative_bias is not None:
-                deviation = np.float32(float(op.relative_bias.weight.variance) ** 0.5)
-                table = deviation * rng.standard_normal((chunk, op.relative_bias.buckets), dtype=np.float32)
-                bias = table[:, bucket(op.relative_bias, tokens)][:, None]
-                scores += np.concatenate([bias, bias])
-            slope = None
-            if op.softcap is not None:
-                bent = np.tanh(scores / np.float32(op.softcap))
-                scores, slope = np.float32(op.softcap) * bent, 1 - bent**2
-            scores += hidden
-            scores -= scores.max(axis=-1, keepdims=True)
-            A = np.exp(scores)
-            A /= A.sum(axis=-1, keepdims=True)
-            yield Draw(A, A if slope is None else A * slope, blocks, q, k)
 
 
 def _normalised(kernel: Kernel) -> tuple[Draws, float]:
     """Divide by the largest entry, so that single precision neither over- nor underflows."""
     unit = float(np.max(np.abs(kernel)))
     return (kernel / unit if unit else kernel).astype(np.float32), unit
-
-
-def _normed_kernel(root: Draws, norm: Norm | None) -> Kernel:
-    """The kernel R R^T of queries or keys, after their norm."""
-    kernel = root.astype(np.float64) @ root.T.astype(np.float64)
-    if norm is None:
-        return kernel
-    size = np.sqrt(np.diagonal(kernel) + norm.eps)
-    return np.asarray(kernel / (size[:, None] * size[None, :]))
-
-
-def _root(kernel: Kernel) -> Kernel:
-    """Find R with R R^T = K for a positive semidefinite K, singular ones included."""
-    values, vectors = np.linalg.eigh(kernel)
-    if values[0] < -1e-8 * max(values[-1], 0):
-        raise InputError(f"a token kernel has the negative eigenvalue {values[0]:g}: give a Gram matrix")
-    return vectors * np.sqrt(np.maximum(values, 0))

@@ -12,10 +12,11 @@ from meanfield.moments.backward import backward
 from meanfield.moments.forward import forward
 from meanfield.moments.identity import identity_share
 from meanfield.moments.inputs import Input, input_kernel, record_inputs, same_row
-from meanfield.moments.loss import Loss, loss_gradient
+from meanfield.moments.loss import Loss
+from meanfield.moments.objective import objective_gradient
 from meanfield.moments.record import Record
 from meanfield.moments.state import Gram, Kernel, Layout, Step
-from meanfield.moments.tied import tied_gradient
+from meanfield.moments.tied import Words
 from meanfield.ops import Attention, EncoderDecoder, Transformer, walk
 
 
@@ -48,11 +49,13 @@ class Pass:
         start: Kernel of the input.
         steps: Steps with their layer: the entry (0), the layers, what follows them.
         after: Kernel of the final hidden states.
+        mean: Their mean over coordinates, as `Step.mean`.
     """
 
     start: Kernel
     steps: list[tuple[int, Step]]
     after: Kernel
+    mean: Any = 0.0
 
     def share(self, arch: Transformer, layout: Layout) -> Any:
         """Compute t of y_i = t_i e_i + what is independent of e_i, the row that token i reads.
@@ -86,16 +89,17 @@ def run_forward(arch: Transformer, layout: Layout, given: Input) -> Pass:
         InputError: If second moments leave float64.
     """
     start = kernel = input_kernel(arch, layout, given)
+    mean: Any = 0.0
     steps: list[tuple[int, Step]] = []
     ops = [(0, arch.entry), *arch.blocks(), (arch.depth + 1, arch.final_norm)]
     for layer, op in ops:
         if op is None:
             continue
         with np.errstate(over="ignore", invalid="ignore"):  # an overflow is told by name
-            step = forward(op, kernel, layout)
-        kernel = step.after
+            step = forward(op, kernel, layout, mean)
+        kernel, mean = step.after, step.mean
         steps.append((layer, step))
-    return Pass(start, steps, kernel)
+    return Pass(start, steps, kernel, mean)
 
 
 def run_backward(
@@ -158,10 +162,10 @@ def propagate(
 def _loss_gradient(
     arch: Transformer, done: Pass, layout: Layout, loss: Loss, given: Input, record: Record
 ) -> Kernel:
+    words = None
     if loss.name == "cross_entropy" and arch.head is not None and arch.head.tied:
-        rows = same_row(arch, "embedding", layout, given.ids)
-        return tied_gradient(arch, done.after, layout, loss, done.share(arch, layout), rows, record)
-    return loss_gradient(arch, done.after, layout, loss, record)
+        words = Words(done.share(arch, layout), same_row(arch, "embedding", layout, given.ids))
+    return objective_gradient(arch, done.after, done.mean, layout, loss, record, words)
 
 
 def propagate_encoder_decoder(

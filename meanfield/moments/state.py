@@ -294,6 +294,7 @@ class Step:
         after: Kernel of its output, per coordinate.
         inner: Steps of the ops inside it, by their role and in order.
         weights: What is known of the attention weights, for attention.
+        mean: Mean over the coordinates of the output, one number per token or one for all.
     """
 
     op: Op
@@ -301,3 +302,4 @@ class Step:
     after: Kernel
     inner: Mapping[str, Step] = field(default_factory=dict)
     weights: Any = None
+    mean: Any = 0.0

@@ -7,12 +7,12 @@ of a row's entry, s the factor on the logits.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from meanfield.gaussian.vocabulary import class_overlap
-from meanfield.moments.loss import Loss, check_uncapped, target_overlap
+from meanfield.moments.loss import Loss, check_uncapped, logit_variance, loss_gradient, target_overlap
 from meanfield.moments.record import Record
 from meanfield.moments.state import Kernel, Layout
 from meanfield.moments.top import pend_pull, real_pairs
@@ -22,31 +22,39 @@ from meanfield.ops import Transformer
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
 
 
+class Words(NamedTuple):
+    """What a tied head meets again.
+
+    Attributes:
+        share: t of every token's own row, one number per token or one for all.
+        rows: Which pairs of tokens read the same row: 1, 0 or a probability.
+    """
+
+    share: Any
+    rows: Kernel
+
+
 def tied_gradient(
-    arch: Transformer,
-    kernel: Kernel,
-    layout: Layout,
-    loss: Loss,
-    share: Any,
-    rows: Kernel,
-    record: Record,
+    arch: Transformer, kernel: Kernel, layout: Layout, loss: Loss, words: Words, record: Record
 ) -> Kernel:
-    """Compute the gradient kernel at the final hidden states and record the head's part of the embedding's.
+    """Compute the gradient kernel of what a tied head reads; record the head's part of the embedding's.
 
         p_i = e^u / (N_i + e^u), u ~ N(s t_i d v, Var), N_i = (V - 1) exp(var_i / 2): its own class
         G_ij = (s^2 d v / T^2) E sum_k (p_ik - t_ik)(p_jk - t_jk)
 
+    A bias of the head's own adds to the variance of all logits. Behind a hidden layer of fresh weights t is
+    0: the head acts as an untied one, whose gradient is the table's.
+
     Args:
         arch: The architecture, with a tied head.
-        kernel: Kernel of the final hidden states, per coordinate.
+        kernel: Kernel of the final hidden states, or of the head's hidden layer, per coordinate.
         layout: How many tokens and sequences there are.
         loss: Cross entropy.
-        share: t, one number per token or one for all.
-        rows: Which pairs of tokens read the same row: 1, 0 or a probability.
+        words: What the head meets again.
         record: Collects the embedding's gradient, whose other part comes from the input.
 
     Returns:
-        G at the final hidden states, summed over coordinates.
+        G of the same, summed over coordinates.
 
     Assumes:
         Width to infinity; a large vocabulary, relative error O(exp(var)/V) in N_i; labels independent of
@@ -57,12 +65,18 @@ def tied_gradient(
         press2017 (tied heads); theory from Gaussian logits given the kernel.
     """
     assert arch.head is not None
+    assert arch.embedding is not None
+    share, rows = words
+    if not np.any(share):
+        return loss_gradient(arch, kernel, layout, loss, record)
     check_uncapped(arch.head)
-    head, s = arch.head.linear, float(arch.head.scale)
+    head, s, sigma_sq = arch.head.linear, float(arch.head.scale), logit_variance(arch)
     pairs, total = real_pairs(layout)
     vocab, d = head.d_out, head.d_in
-    logits = s**2 * float(head.sigma_w_sq) * kernel
-    mean = s * share * float(head.sigma_w_sq)
+    of_rows = s**2 * sigma_sq * kernel  # of the logits without their bias
+    bias = 0.0 if head.bias is None else float(head.bias.variance)
+    logits = of_rows + s**2 * bias
+    mean = s * share * sigma_sq
     own = layout.own(logits)
     # u_i = s (t_i |e|^2 + <rest, e>): |e|^2 has variance 2 d v^2, of which kernel counts d v^2
     spread = own + mean**2 / d
@@ -80,12 +94,17 @@ def tied_gradient(
     of_head = d * layout.inner(kernel, overlaps)
     # Rows that the input has read get both parts: <t_i g_i, y_j> p_j / T for tokens of one row.
     to, _ = layout.pair(share)
-    aligned = logits * (1 - first) + first * layout.pair(mean)[1]
+    aligned = of_rows * (1 - first) + first * layout.pair(mean)[1]
     of_both = 2 * s / total**2 * layout.inner(pairs * rows, to * aligned * second)
-    pull = own * (1 - p) * (1 - layout.own(others) * (1 - p)) + _pull(mean - rest, spread, rest)
-    pend_pull(arch, pull, layout, record)
-    record.table("embedding", of_head + of_both, shared=True)
-    return float(head.sigma_w_sq) * overlaps
+    field = layout.own(of_rows)
+    part = (field + mean**2 / d) / spread if bias else 1.0  # of what u varies by
+    pull = field * (1 - p) * (1 - layout.own(others) * (1 - p))
+    pull = pull + part * _pull(mean - rest, spread, rest) + (1 - part) * mean * p
+    pend_pull(arch, pull, kernel, layout, record)
+    record.table(arch.embedding.name, of_head + of_both, shared=True)
+    if head.bias is not None:
+        record.parameter(arch.head.name, "bias", layout.sum(overlaps))
+    return sigma_sq * overlaps
 
 
 def _logistic(mean: Any, variance: Any) -> Any:

@@ -20,7 +20,6 @@ from meanfield.ops.base import Draw as Draw
 from meanfield.ops.base import Law as Law
 from meanfield.ops.base import Number as Number
 from meanfield.ops.base import Op as Op
-from meanfield.ops.feed_forward import ACTIVATIONS as ACTIVATIONS
 from meanfield.ops.feed_forward import FeedForward as FeedForward
 from meanfield.ops.structure import DualResidual as DualResidual
 from meanfield.ops.structure import Fork as Fork
@@ -29,6 +28,8 @@ from meanfield.ops.structure import Parallel as Parallel
 from meanfield.ops.structure import Repeat as Repeat
 from meanfield.ops.structure import Residual as Residual
 from meanfield.ops.structure import Sequential as Sequential
+from meanfield.ops.token_maps import ACTIVATIONS as ACTIVATIONS
+from meanfield.ops.token_maps import Activation as Activation
 from meanfield.ops.token_maps import Dropout as Dropout
 from meanfield.ops.token_maps import Gain as Gain
 from meanfield.ops.token_maps import Linear as Linear

@@ -10,8 +10,8 @@ from meanfield.errors import InputError, positive_integer
 from meanfield.ops.attention import Attention
 from meanfield.ops.base import Draw, Number, Op, finite
 from meanfield.ops.feed_forward import FeedForward
-from meanfield.ops.structure import Merge, Repeat, Sequential
-from meanfield.ops.token_maps import Linear, Norm
+from meanfield.ops.structure import Repeat, Sequential
+from meanfield.ops.token_maps import Linear
 from meanfield.ops.walk import walk
 
 
@@ -41,14 +41,20 @@ class Embedding(Op):
 
 @dataclass(frozen=True, slots=True)
 class Head(Op):
-    """The output head: logits scale * (x W) over a vocabulary.
+    """The output head: logits scale * (y W + b) over a vocabulary, y = transform(x).
 
     Args:
         name: Module name in tables, ``"head"``.
-        linear: The map from width to vocabulary.
-        tied: Whether W is the transposed token embedding; its gradient then counts as the embedding's.
+        linear: The map from y to the vocabulary.
+        tied: Whether W is the transposed token embedding; its gradient then counts as the embedding's. A bias
+            is the head's own.
         scale: Factor on the logits.
         softcap: c in c tanh(logit / c), or None.
+        transform: What the head does to the last hidden states first, for example a map, an activation and a
+            norm; None for nothing. Losses on hidden states do not read it.
+
+    Raises:
+        InputError: If scale or softcap is no number that can be, or sizes do not fit together.
     """
 
     name: str
@@ -56,6 +62,7 @@ class Head(Op):
     tied: bool = False
     scale: Number = 1
     softcap: Number | None = None
+    transform: Op | None = None
 
     def __post_init__(self) -> None:
         finite("logit scale", self.scale)
@@ -65,8 +72,12 @@ class Head(Op):
                 raise InputError(
                     f"logit softcap={self.softcap} is not above 0: give a positive number, or None"
                 )
-        if self.tied and self.linear.bias is not None:
-            raise InputError("a tied head has no bias here: leave the bias out, or untie the head")
+        maps = [] if self.transform is None else [op for op in walk(self.transform) if isinstance(op, Linear)]
+        if maps and maps[-1].d_out != self.linear.d_in:
+            raise InputError(
+                f"the head's transform gives {maps[-1].d_out} coordinates and its map takes "
+                f"{self.linear.d_in}: make them equal"
+            )
 
 
 class ParameterKey(NamedTuple):
@@ -90,7 +101,7 @@ class Transformer:
         placement: Where norms sit, for example ``"pre_ln"``.
         init: Name of the initialisation, the ``init`` column.
         layers: Runs of equal layers, in order.
-        final_norm: Norm after the last layer, the end of a second stream, or None.
+        final_norm: Norm after the last layer, the end of a second stream, what else follows, or None.
         embedding: Token embedding, or None when the input is vectors.
         head: Output head, or None.
         position: Learned embedding of positions 0, 1, ..., added to that of the tokens, or None.
@@ -102,7 +113,7 @@ class Transformer:
     placement: str
     init: str
     layers: tuple[Repeat, ...]
-    final_norm: Norm | Merge | None = None
+    final_norm: Op | None = None
     embedding: Embedding | None = None
     head: Head | None = None
     position: Embedding | None = None

@@ -6,19 +6,7 @@ from dataclasses import dataclass
 
 from meanfield.errors import InputError, UnknownNameError
 from meanfield.ops.base import Op
-from meanfield.ops.token_maps import Linear
-
-ACTIVATIONS = (
-    "gelu",
-    "gelu_tanh",
-    "identity",
-    "quick_gelu",
-    "relu",
-    "relu_squared",
-    "sigmoid",
-    "silu",
-    "tanh",
-)
+from meanfield.ops.token_maps import ACTIVATIONS, Linear
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Maps of one token: linear, norm, learned gain, constant factor, dropout."""
+"""Maps of one token: linear, norm, activation, learned gain, constant factor, dropout."""
 
 from __future__ import annotations
 
@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from meanfield.errors import InputError, UnknownNameError, positive_integer
-from meanfield.ops.base import Draw, Number, Op, finite
+from meanfield.ops.base import ONES, ZEROS, Draw, Number, Op, finite
+
+ACTIVATIONS = (
+    "gelu",
+    "gelu_tanh",
+    "identity",
+    "quick_gelu",
+    "relu",
+    "relu_squared",
+    "sigmoid",
+    "silu",
+    "tanh",
+)
 
 NormKind: TypeAlias = Literal["layernorm", "rmsnorm"]
 
@@ -20,6 +32,8 @@ class Linear(Op):
         d_out: Size of a token after the map.
         weight: Law of W, of shape (d_in, d_out).
         bias: Law of b, or None for no bias.
+        name: Module name in tables of a map by itself; those of attention, feed-forward ops and heads are
+            named by what they are there.
 
     Example:
         >>> from fractions import Fraction
@@ -31,6 +45,7 @@ class Linear(Op):
     d_out: int
     weight: Draw
     bias: Draw | None = None
+    name: str = "linear"
 
     def __post_init__(self) -> None:
         positive_integer("d_in", self.d_in)
@@ -56,10 +71,12 @@ class Norm(Op):
         width: Size of a token.
         kind: ``"layernorm"`` subtracts the mean over coordinates first, ``"rmsnorm"`` does not.
         eps: Added to the mean square before the root is taken.
-        affine: Whether there is a learned gain, 1 at first, and for LayerNorm a learned shift, 0 at first.
+        affine: Whether there is a learned gain and, for LayerNorm, a learned shift.
+        gain: Law of the gain's entries, 1 at first unless a scheme or a fault has it otherwise.
+        shift: Law of the shift's entries, 0 at first.
 
     Raises:
-        InputError: If eps is negative or the kind is unknown.
+        InputError: If eps is negative, the kind is unknown, or there is no gain or shift to have a law.
     """
 
     name: str
@@ -67,6 +84,8 @@ class Norm(Op):
     kind: NormKind = "layernorm"
     eps: float = 1e-5
     affine: bool = True
+    gain: Draw = ONES
+    shift: Draw = ZEROS
 
     def __post_init__(self) -> None:
         positive_integer("width", self.width)
@@ -75,11 +94,53 @@ class Norm(Op):
             raise InputError(f"eps={self.eps} is negative: give an eps of at least 0")
         if self.kind not in ("layernorm", "rmsnorm"):
             raise UnknownNameError("norm", self.kind, ("layernorm", "rmsnorm"))
+        if (self.gain != ONES and not self.affine) or (self.shift != ZEROS and not self.has_shift):
+            raise InputError(
+                f"{self.name} has no gain or no shift to give a law to: leave gain and shift out, or make it "
+                "an affine LayerNorm"
+            )
+
+    @property
+    def gain_sq(self) -> Number:
+        """Second moment of an entry of the gain."""
+        return self.gain.variance + self.gain.mean * self.gain.mean
+
+    @property
+    def shift_sq(self) -> Number:
+        """Second moment of an entry of the shift."""
+        return self.shift.variance + self.shift.mean * self.shift.mean
+
+    @property
+    def plain(self) -> bool:
+        """Whether gains are 1 and shifts 0, so that the norm alone acts."""
+        return (self.gain, self.shift) == (ONES, ZEROS)
 
     @property
     def has_shift(self) -> bool:
         """Whether the norm has a learned shift; RMSNorm has none."""
         return self.affine and self.kind == "layernorm"
+
+
+@dataclass(frozen=True, slots=True)
+class Activation(Op):
+    """A non-linearity by itself, x -> activation(x): between the maps of a head with a hidden layer.
+
+    Args:
+        activation: Name of the non-linearity, one of `ACTIVATIONS`.
+
+    Raises:
+        UnknownNameError: If it is none of them.
+
+    Example:
+        >>> Activation("gelu").activation
+        'gelu'
+    """
+
+    activation: str
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise UnknownNameError("activation", self.activation, ACTIVATIONS)
 
 
 @dataclass(frozen=True, slots=True)

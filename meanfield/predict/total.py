@@ -12,11 +12,12 @@ from meanfield.errors import InputError, positive_integer
 from meanfield.moments.backward import backward
 from meanfield.moments.forward import forward
 from meanfield.moments.inputs import Input, input_kernel, record_inputs
-from meanfield.moments.loss import Loss, loss_gradient
+from meanfield.moments.loss import Loss
+from meanfield.moments.objective import objective_gradient
 from meanfield.moments.record import Record
 from meanfield.moments.stack import needs_order
-from meanfield.moments.state import Exchangeable, Kernel
-from meanfield.ops import EncoderDecoder, Op, ParameterKey, Transformer
+from meanfield.moments.state import Exchangeable, Kernel, Step
+from meanfield.ops import EncoderDecoder, ParameterKey, Transformer
 
 
 @dataclass(slots=True)
@@ -84,16 +85,17 @@ def total_grad_sq(
         raise InputError("tokens of this architecture differ by position: sum the table of mf.predict")
     check_moments(q, cov, tokens)
     layout, given = Exchangeable(tokens, batch), Input(q, cov)
-    kernel = input_kernel(arch, layout, given)
+    kernel, mean = input_kernel(arch, layout, given), 0.0
     basis = np.eye(3)
     slopes = np.array([_embeddings(arch, layout, given, gradient) for gradient in basis])
     for op in chain([arch.entry], (block for _, block in arch.blocks()), [arch.final_norm]):
         if op is not None:
-            kernel, slopes = _through(op, kernel, slopes, layout)
+            step = forward(op, kernel, layout, mean)
+            kernel, mean, slopes = step.after, step.mean, _before(step, slopes, layout)
     record = _Total(layer=arch.depth + 1)
     if arch.head is not None and arch.head.tied and loss == "cross_entropy":
         raise InputError("a tied head's part is not linear in the gradient: sum the table of mf.predict")
-    gradient = loss_gradient(arch, kernel, layout, Loss(loss, label_smoothing), record)
+    gradient = objective_gradient(arch, kernel, mean, layout, Loss(loss, label_smoothing), record)
     return float(np.vdot(slopes, gradient)) + record.total
 
 
@@ -103,14 +105,13 @@ def _embeddings(arch: Transformer, layout: Exchangeable, given: Input, gradient:
     return record.total
 
 
-def _through(op: Op, kernel: Kernel, slopes: Kernel, layout: Exchangeable) -> tuple[Kernel, Kernel]:
-    """Carry the kernel forward and the slopes of the total with it."""
-    step = forward(op, kernel, layout)
+def _before(step: Step, slopes: Kernel, layout: Exchangeable) -> Kernel:
+    """Slopes of the total in the gradient after an op, from those before it and the op's own parameters."""
     after = np.zeros_like(step.after)
     for place in np.ndindex(*after.shape):
         unit = np.zeros_like(after)
         unit[place] = 1.0
         record = _Total()
-        before = backward(op, step, unit, layout, record)
+        before = backward(step.op, step, unit, layout, record)
         after[place] = record.total + float(np.vdot(slopes, before))
-    return step.after, after
+    return after

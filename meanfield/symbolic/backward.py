@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import singledispatch
 
 import sympy as sp
 
 from meanfield.errors import MissingRuleError
 from meanfield.ops import (
+    Activation,
     Attention,
     Dropout,
     DualResidual,
@@ -39,6 +42,7 @@ from meanfield.symbolic.state import (
     centred,
     exact,
     grad_streams,
+    normalised,
 )
 
 _NAME = "symbolic.backward"
@@ -81,13 +85,21 @@ def _named(grad_sq: dict[ParameterKey, sp.Expr], module: str) -> dict[ParameterK
     return {key._replace(module=key.module or module): value for key, value in grad_sq.items()}
 
 
+def _alone(trace: Trace, after: GradMoments) -> Pullback:
+    """Pull back through an op that nothing around it names: a map has its own name then."""
+    back = backward(trace.op, trace, after)
+    return replace(back, grad_sq=_named(back.grad_sq, trace.op.name if isinstance(trace.op, Linear) else ""))
+
+
 def _chain(
-    inner: tuple[Trace, ...], after: GradMoments
+    inner: tuple[Trace, ...],
+    after: GradMoments,
+    pull: Callable[[Trace, GradMoments], Pullback] | None = None,
 ) -> tuple[GradMoments, list[dict[ParameterKey, sp.Expr]]]:
     """Return what comes back through ops in a row; grad_sq of each, first op first."""
     grad_sq: list[dict[ParameterKey, sp.Expr]] = []
     for trace in reversed(inner):
-        back = backward(trace.op, trace, after)
+        back = pull(trace, after) if pull else backward(trace.op, trace, after)
         grad_sq.append(back.grad_sq)
         after = back.grad
     return after, grad_sq[::-1]
@@ -123,10 +135,23 @@ def norm(op: Norm, trace: Trace, after: GradMoments) -> Pullback:
     """
     grad_sq: dict[ParameterKey, sp.Expr] = {}
     if op.affine:
-        grad_sq[ParameterKey(0, op.name, "weight")] = trace.after.pair_sum(after)
+        grad_sq[ParameterKey(0, op.name, "weight")] = normalised(op, trace.before).pair_sum(after)
     if op.has_shift:
         grad_sq[ParameterKey(0, op.name, "bias")] = after.sum_over_tokens(trace.before.tokens)
-    return Pullback(after.scaled(1 / (centred(op, trace.before).q + exact(op.eps))), grad_sq)
+    size = centred(op, trace.before).q + exact(op.eps)
+    return Pullback(after.scaled(exact(op.gain_sq) / size), grad_sq)
+
+
+@backward.register
+def activation(op: Activation, trace: Trace, after: GradMoments) -> Pullback:
+    """Return the moments times those of the slope.
+
+    Source:
+        schoenholz2017 (mean-field back-propagation).
+    """
+    q, cov = trace.before.q, trace.before.cov
+    own, pair = (slope_dual(op.activation, q, c) for c in (q, cov))
+    return Pullback(GradMoments(own * after.q_grad, pair * after.cov_grad), {})
 
 
 @backward.register
@@ -227,7 +252,7 @@ def residual(op: Residual, trace: Trace, after: GradMoments) -> Pullback:
         xiong2020, App. E.
     """
     skip, factor = exact(op.skip_scale), exact(op.branch_scale)
-    branch = backward(op.branch, trace.inner[0], after.scaled(factor**2))
+    branch = _alone(trace.inner[0], after.scaled(factor**2))
     shared = skip**2 + 2 * skip * factor * coefficient(trace.inner[0])
     return Pullback(after.scaled(shared) + branch.grad, branch.grad_sq)
 
@@ -242,7 +267,7 @@ def parallel(op: Parallel, trace: Trace, after: GradMoments) -> Pullback:
     total = after.scaled(shared_products([coefficient(branch) for branch in trace.inner]))
     grad_sq: dict[ParameterKey, sp.Expr] = {}
     for branch in trace.inner:
-        back = backward(branch.op, branch, after)
+        back = _alone(branch, after)
         grad_sq |= back.grad_sq
         total += back.grad
     return Pullback(total, grad_sq)
@@ -255,7 +280,7 @@ def sequential(op: Sequential, trace: Trace, after: GradMoments) -> Pullback:
     Source:
         xiong2020, Table 1.
     """
-    grad, parts = _chain(trace.inner, after)
+    grad, parts = _chain(trace.inner, after, _alone)
     return Pullback(grad, _joined(parts))
 
 
@@ -331,8 +356,9 @@ def head(op: Head, trace: Trace, after: GradMoments) -> Pullback:
     Source:
         xiong2020, Sec. 3.2.
     """
-    back = backward(op.linear, trace.inner[0], after.scaled(exact(op.scale) ** 2))
-    return Pullback(back.grad, _named(back.grad_sq, op.name))
+    back = backward(op.linear, trace.inner[-1], after.scaled(exact(op.scale) ** 2))
+    grad, found = _chain(trace.inner[:-1], back.grad, _alone)
+    return Pullback(grad, _named(back.grad_sq, op.name) | _joined(found))
 
 
 @backward.register
@@ -345,7 +371,7 @@ def transformer(op: Transformer, trace: Trace, after: GradMoments) -> Pullback:
         xiong2020, Table 1; definition of the tied head.
     """
     looked_up = tables(op)
-    grad, parts = _chain(trace.inner[len(looked_up) :], after)
+    grad, parts = _chain(trace.inner[len(looked_up) :], after, _alone)
     grad_sq: dict[ParameterKey, sp.Expr] = {}
     first = 0
     for inner, part in zip(trace.inner[len(looked_up) :], parts, strict=True):

@@ -8,6 +8,7 @@ import sympy as sp
 
 from meanfield.errors import MissingRuleError
 from meanfield.ops import (
+    Activation,
     Attention,
     Dropout,
     DualResidual,
@@ -31,9 +32,10 @@ from meanfield.symbolic.activations import dual
 from meanfield.symbolic.attention import mix, require_exchangeable, weights
 from meanfield.symbolic.embedding import lookup, tables
 from meanfield.symbolic.identity import coefficient, shared_products
-from meanfield.symbolic.state import Moments, Streams, Trace, centred, exact, streams
+from meanfield.symbolic.state import Moments, Streams, Trace, exact, normalised, streams, without_mean
 
 _NAME = "symbolic.forward"
+_MEAN = "give entries of mean 0, or use the numeric prediction"
 
 
 @singledispatch
@@ -80,9 +82,17 @@ def _chain(op: Op, before: Moments, parts: tuple[Op, ...]) -> Trace:
 def linear(op: Linear, before: Moments) -> Trace:
     """Return both moments scaled, plus the bias, which all tokens share.
 
+    Returns:
+        The trace.
+
+    Raises:
+        MissingRuleError: If the entries of the bias have a mean.
+
     Source:
         williams1998 (covariance of an infinitely wide layer).
     """
+    if op.bias is not None and op.bias.mean:
+        raise MissingRuleError(f"a bias of mean {op.bias.mean}", _NAME, _MEAN)
     scale, shift = exact(op.sigma_w_sq), exact(op.sigma_b_sq)
     after = Moments(scale * before.q + shift, scale * before.cov + shift, before.tokens)
     return Trace(op, before, after)
@@ -90,16 +100,47 @@ def linear(op: Linear, before: Moments) -> Trace:
 
 @forward.register
 def norm(op: Norm, before: Moments) -> Trace:
-    """Return the moments over the mean square.
+    """Return the moments over the mean square, times the squared gain, plus the squared shift.
 
     Centring takes away the mean over coordinates, which is not 0 on a hidden layer; elsewhere it costs
     O(1/width) and drops out.
 
+    Returns:
+        The trace.
+
+    Raises:
+        MissingRuleError: If the entries of the shift have a mean.
+
     Source:
         ba2016, Eq. (3).
     """
-    tokens = centred(op, before)
-    return Trace(op, before, tokens.scaled(1 / (tokens.q + exact(op.eps))))
+    if op.shift.mean:
+        raise MissingRuleError(f"a shift of mean {op.shift.mean}", _NAME, _MEAN)
+    normed, gain, shift = normalised(op, before), exact(op.gain_sq), exact(op.shift_sq)
+    mean_sq = exact(op.gain.mean) ** 2 * normed.mean_sq
+    after = Moments(gain * normed.q + shift, gain * normed.cov + shift, before.tokens, mean_sq)
+    return Trace(op, before, after)
+
+
+@forward.register
+def activation(op: Activation, before: Moments) -> Trace:
+    """Return the moments of phi(u), and the square of its mean over coordinates.
+
+    Returns:
+        The trace.
+
+    Raises:
+        MissingRuleError: If u has a mean over coordinates.
+
+    Source:
+        cho2009, Eq. (6).
+    """
+    if before.mean_sq != 0:
+        raise MissingRuleError(op, _NAME, _MEAN)
+    q, zero = before.q, sp.Integer(0)
+    values = (dual(op.activation, q, c) for c in (q, before.cov, zero))
+    own, pair, mean_sq = values
+    return Trace(op, before, Moments(own, pair, before.tokens, mean_sq))
 
 
 @forward.register
@@ -181,6 +222,7 @@ def residual(op: Residual, before: Moments) -> Trace:
         xiong2020, App. C.
     """
     branch = forward(op.branch, before)
+    without_mean(op, before, branch.after)
     skip, factor = exact(op.skip_scale), exact(op.branch_scale)
     shared = skip**2 + 2 * skip * factor * coefficient(branch)
     return Trace(op, before, before.scaled(shared) + branch.after.scaled(factor**2), (branch,))
@@ -194,6 +236,7 @@ def parallel(op: Parallel, before: Moments) -> Trace:
         poole2016, Sec. 2.
     """
     branches = tuple(forward(branch, before) for branch in op.branches)
+    without_mean(op, before, *(branch.after for branch in branches))
     after = before.scaled(shared_products([coefficient(branch) for branch in branches]))
     for branch in branches:
         after += branch.after
@@ -230,6 +273,7 @@ def dual_residual(op: DualResidual, before: Moments) -> Trace:
     """
     two = streams(op, before)
     branch = forward(op.branch, two.first)
+    without_mean(op, branch.after)
     k = coefficient(branch)
     normed = forward(op.norm, two.first.scaled(1 + 2 * k) + branch.after)
     cross = two.first.scaled(k) + two.cross.scaled(1 + k) + branch.after
@@ -292,8 +336,8 @@ def head(op: Head, before: Moments) -> Trace:
     """
     if op.softcap is not None:
         raise MissingRuleError(op, _NAME, "leave the softcap out, or use the numeric prediction")
-    logits = forward(op.linear, before)
-    return Trace(op, before, logits.after.scaled(exact(op.scale) ** 2), (logits,))
+    inner = _stations(before, op.transform, op.linear)
+    return Trace(op, before, inner[-1].after.scaled(exact(op.scale) ** 2), inner)
 
 
 @forward.register

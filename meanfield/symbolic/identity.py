@@ -8,6 +8,7 @@ import sympy as sp
 
 from meanfield.errors import MissingRuleError
 from meanfield.ops import (
+    Activation,
     Attention,
     Dropout,
     FeedForward,
@@ -20,6 +21,7 @@ from meanfield.ops import (
     Scale,
     Sequential,
 )
+from meanfield.symbolic.activations import slope_dual
 from meanfield.symbolic.state import Trace, centred, exact
 
 
@@ -28,7 +30,7 @@ def coefficient(trace: Trace) -> sp.Expr:
 
         E<x_i, f(x)_j> = k E<x_i, x_j>;  backward: E<g_i, (J^T g)_j> = k E<g_i, g_j>
 
-    It is 0 for an op that ends in fresh centred weights, 1/s for a norm, 1 for dropout on average,
+    It is 0 for an op that ends in fresh centred weights, gain/s for a norm, 1 for dropout on average,
     skip + branch k for a residual sum; sums for parallel branches, products for sequences.
 
     Args:
@@ -48,7 +50,9 @@ def coefficient(trace: Trace) -> sp.Expr:
         case Linear() | Attention() | FeedForward():
             return sp.Integer(0)
         case Norm():
-            return 1 / sp.sqrt(centred(op, trace.before).q + exact(op.eps))
+            return exact(op.gain.mean) / sp.sqrt(centred(op, trace.before).q + exact(op.eps))
+        case Activation():  # E phi'(u), of which two independent coordinates give the square
+            return sp.sqrt(slope_dual(op.activation, trace.before.q, sp.Integer(0)))
         case Gain():
             return exact(op.value)
         case Scale():

@@ -51,7 +51,8 @@ def mse(arch: Transformer, trace: Trace) -> dict[ParameterKey, sp.Expr]:
         The expressions.
 
     Raises:
-        MissingRuleError: If no norm comes last: then x_i pulls on the weights that it came from.
+        MissingRuleError: If no norm comes last: then x_i pulls on the weights that it came from; or if its
+            gains are not 1 or its shifts not 0.
 
     Assumes:
         As `backward`; eps much smaller than the second moment that the last norm divides by.
@@ -59,11 +60,11 @@ def mse(arch: Transformer, trace: Trace) -> dict[ParameterKey, sp.Expr]:
     Source:
         definition; xiong2020, App. D, Lemma 3 (the Jacobian of the norm).
     """
-    last = trace
-    while isinstance(last.op, Transformer | Repeat | Sequential):
-        last = last.inner[-1]
+    last = _last(trace)
     if not isinstance(last.op, Norm):
         raise MissingRuleError("mse without a norm at the end", "symbolic.loss", _REMEDY)
+    if not last.op.plain:
+        raise MissingRuleError(f"mse behind a gain or shift of {last.op.name}", "symbolic.loss", _REMEDY)
     output, n = trace.after, trace.after.tokens
     factor = 4 / (n**2 * last.op.width)
     grad_sq = dict(backward(arch, trace, GradMoments(factor, sp.Integer(0))).grad_sq)
@@ -77,6 +78,13 @@ def mse(arch: Transformer, trace: Trace) -> dict[ParameterKey, sp.Expr]:
         if key in grad_sq:
             grad_sq[key] += factor * value
     return grad_sq
+
+
+def _last(trace: Trace) -> Trace:
+    """Find the op that acts last."""
+    while isinstance(trace.op, Transformer | Repeat | Sequential):
+        trace = trace.inner[-1]
+    return trace
 
 
 def class_overlap(classes: int, q: sp.Expr, cov: sp.Expr) -> sp.Expr:
@@ -149,7 +157,8 @@ def pull(arch: Transformer, trace: Trace) -> sp.Expr:
     """What cross entropy adds to the gain of the norm right below an untied head, beside `cross_entropy`.
 
         every token's gradient g leans on its own hidden state x: d E[g_a x_a] n = E sum_k (p_k - t_k) z_k,
-        by Stein's lemma E sum_k p_k z_k = v (1 - E sum_k p_k^2), v = Var z_k without bias; squared, over d
+        by Stein's lemma E sum_k p_k z_k = v (1 - E sum_k p_k^2), v = Var z_k without bias; squared, over d,
+        times 1 + (1/n^2) sum_ij rho_ij^2, as E x_ia^2 x_ja^2 = q^2 (1 + 2 rho_ij^2)
 
     Args:
         arch: An architecture with a head and a norm right below it.
@@ -159,7 +168,7 @@ def pull(arch: Transformer, trace: Trace) -> sp.Expr:
         The expression, to be added to grad_sq of the gain.
 
     Raises:
-        MissingRuleError: If there is no untied head.
+        MissingRuleError: If there is no untied head, or it has a hidden layer, or gains below it are not 1.
 
     Source:
         stein1981; derived here.
@@ -179,8 +188,14 @@ def pull(arch: Transformer, trace: Trace) -> sp.Expr:
     """
     if arch.head is None or arch.head.tied:
         raise MissingRuleError("cross entropy without an untied head", "symbolic.loss", _REMEDY)
+    below = _last(trace.inner[-2]).op
+    if arch.head.transform is not None or (isinstance(below, Norm) and not below.plain):
+        raise MissingRuleError("cross entropy on a gain below such a head", "symbolic.loss", _REMEDY)
     linear = arch.head.linear
     bias = exact(linear.bias.variance) if linear.bias is not None else sp.Integer(0)
     scale = exact(arch.head.scale) ** 2
     variance = trace.after.q - scale * bias
-    return (variance * (1 - class_overlap(linear.d_out, trace.after.q, trace.after.q))) ** 2 / linear.d_in
+    read, n = trace.inner[-2].after, trace.after.tokens
+    together = 1 + (1 + (n - 1) * (read.cov / read.q) ** 2) / n
+    lean = variance * (1 - class_overlap(linear.d_out, trace.after.q, trace.after.q))
+    return together * lean**2 / linear.d_in

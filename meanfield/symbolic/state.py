@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import sympy as sp
 
-from meanfield.errors import InputError
+from meanfield.errors import InputError, MissingRuleError
 from meanfield.ops import Norm, Number, Op, ParameterKey, Transformer
 
 _ZERO = sp.Integer(0)
@@ -153,6 +153,38 @@ def centred(op: Norm, before: Moments) -> Moments:
     if op.kind == "rmsnorm":
         return before
     return Moments(before.q - before.mean_sq, before.cov - before.mean_sq, before.tokens)
+
+
+def normalised(op: Norm, before: Moments) -> Moments:
+    """Moments of what a norm's gain multiplies.
+
+    Args:
+        op: The norm.
+        before: Moments at its input.
+
+    Returns:
+        The moments.
+    """
+    tokens = centred(op, before)
+    return tokens.scaled(1 / (tokens.q + exact(op.eps)))
+
+
+def without_mean(op: Op, *moments: Moments) -> None:
+    """Check that the coordinates of tokens that are added up have no mean in common.
+
+    Args:
+        op: The op that adds them.
+        moments: Of the tokens.
+
+    Raises:
+        MissingRuleError: If they have.
+    """
+    if any(each.mean_sq != 0 for each in moments):
+        raise MissingRuleError(
+            f"{type(op).__name__} of coordinates that share a mean",
+            "symbolic.forward",
+            "put fresh weights behind an activation, or use the numeric prediction",
+        )
 
 
 def streams(op: Op, before: Moments) -> Streams:

@@ -41,19 +41,21 @@ def _through(module: str, saved: linear.Projected, gradients: dict[str, Array], 
 @backward.register
 def _linear(op: ops.Linear, saved: Saved, g: Array, run: Run) -> Array:
     """G W^T given X and X W. Source: definition."""
-    return _through("linear", saved, {"": g}, run)
+    return _through(op.name, saved, {"": g}, run)
 
 
 @backward.register
 def _norm(op: ops.Norm, saved: Saved, g: Array, run: Run) -> Array:
-    """(g - x^ mean(g x^) [- mean(g)]) / sqrt(mean square + eps). Source: xiong2020, Lemma 3."""
+    """(g - x^ mean(g x^) [- mean(g)]) / sqrt(mean square + eps), g times gain. Source: xiong2020, Lemma 3."""
     xp = run.xp
-    y, inverse = saved
+    y, inverse, gain = saved
     product = g * y
     if op.affine:
         if op.has_shift:
             run.add(op.name, "bias", _over_tokens(g, run))
         run.add(op.name, "weight", _over_tokens(product, run))
+    if not op.plain:
+        g, product = gain * g, gain * product
     before = g - y * xp.mean(product, axis=-1, keepdims=True)
     if op.kind == "layernorm":
         before = before - xp.mean(g, axis=-1, keepdims=True)
@@ -64,6 +66,12 @@ def _over_tokens(x: Array, run: Run) -> Array:
     """Sum over tokens (and heads), then over squares of coordinates."""
     flat = run.xp.reshape(x, (x.shape[0], -1, x.shape[-1]))
     return squared(run.xp.sum(flat, axis=1), run.xp)
+
+
+@backward.register
+def _activation(op: ops.Activation, saved: Saved, g: Array, run: Run) -> Array:
+    """Times phi'(x). Source: definition."""
+    return g * saved
 
 
 @backward.register
@@ -200,15 +208,22 @@ def _embedding(op: ops.Embedding, saved: Saved, g: Array, run: Run) -> Array:
 @backward.register
 def _head(op: ops.Head, saved: Saved, g: Array, run: Run) -> Array:
     """The map's gradient; that of a tied head is kept for the embedding. Source: definition."""
-    xp = run.xp
-    x, read, slope = saved
+    x, read, slope, inner = saved
     g = float(op.scale) * (g if slope is None else g * slope)
-    if not op.tied:
-        return _through(op.name, read, {"": g}, run)
-    assert run.tied is not None
-    slots = run.tied.slot.shape[1]
+    g = _to_words(op, x, read, g, run) if op.tied else _through(op.name, read, {"": g}, run)
+    return g if op.transform is None else backward(op.transform, inner, g, run)
+
+
+def _to_words(op: ops.Head, x: Array, read: linear.Projected, g: Array, run: Run) -> Array:
+    """Gradient of what a tied head reads; that of the rows is kept, that of a bias noted."""
+    xp, words = run.xp, run.tied
+    assert words is not None
+    slots = words.slot.shape[1]
     known, g = g[..., :slots], g[..., slots:]
     of_others, squares = linear.project_back(read, {"": g}, run)
-    run.tied.gradient = run.tied.gradient + xp.matrix_transpose(known) @ x
-    run.tied.others = squares[""]
-    return of_others + known @ run.tied.values
+    words.gradient = words.gradient + xp.matrix_transpose(known) @ x
+    words.others = squares[""]
+    if op.linear.bias is not None:  # a class has its column in one of the two parts, and 0 in the other
+        total = squared(xp.sum(known, axis=1), xp) + squared(xp.sum(g, axis=1), xp)
+        run.add(op.name, "bias", total)
+    return of_others + known @ words.values

@@ -42,13 +42,29 @@ def _linear(op: ops.Linear, x: Array, run: Run) -> tuple[Array, Saved]:
 
 @forward.register
 def _norm(op: ops.Norm, x: Array, run: Run) -> tuple[Array, Saved]:
-    """x^ = (x - mean) / sqrt(mean square + eps). Source: xiong2020, Sec. 3.1."""
+    """x^ gain + shift, x^ = (x - mean) / sqrt(mean square + eps). Source: xiong2020, Sec. 3.1."""
     xp = run.xp
     if op.kind == "layernorm":
         x = x - xp.mean(x, axis=-1, keepdims=True)
     inverse = 1 / xp.sqrt(xp.mean(x * x, axis=-1, keepdims=True) + op.eps)
     y = x * inverse
-    return y, (y, inverse)
+    if op.plain:
+        return y, (y, inverse, 1.0)
+    gain, shift = (_entries(law, y, run) for law in (op.gain, op.shift))
+    return gain * y + shift, (y, inverse, gain)
+
+
+def _entries(law: ops.Draw, x: Array, run: Run) -> Array | float:
+    """One gain or shift per coordinate, the same for all tokens; a number where all agree."""
+    if not law.variance:
+        return float(law.mean)
+    return run.xp.reshape(run.draw(law, x.shape[-1]), (-1, *[1] * (x.ndim - 2), x.shape[-1]))
+
+
+@forward.register
+def _activation(op: ops.Activation, x: Array, run: Run) -> tuple[Array, Saved]:
+    """phi(x). Source: definition."""
+    return activate(op.activation, x, run.backend)
 
 
 @forward.register
@@ -213,9 +229,10 @@ def _embedding(op: ops.Embedding, x: Array, run: Run) -> tuple[Array, Saved]:
 
 @forward.register
 def _head(op: ops.Head, x: Array, run: Run) -> tuple[Array, Saved]:
-    """Logits c tanh(scale x W / c), (seeds, T, vocab). Source: definition."""
-    # A tied head has one column more for each token: that of its id, whose column among the others is barred.
-    xp, scale = run.xp, float(op.scale)
+    """Logits c tanh(scale (y W + b) / c), (seeds, T, vocab), y = transform(x). Source: definition."""
+    xp, scale, inner = run.xp, float(op.scale), None
+    if op.transform is not None:
+        x, inner = forward(op.transform, x, run)
     weights = op.linear
     if op.tied:
         assert run.tied is not None
@@ -223,10 +240,23 @@ def _head(op: ops.Head, x: Array, run: Run) -> tuple[Array, Saved]:
     outputs, read = linear.project({"": weights}, x, run)
     logits = outputs[""]
     if op.tied:
-        assert run.tied is not None
-        logits = xp.concat([x @ xp.matrix_transpose(run.tied.values), logits], axis=-1)
+        logits = _with_words(op, x, logits, run)
     logits, slope = scale * logits, None
     if op.softcap is not None:
         t = xp.tanh(logits / float(op.softcap))
         logits, slope = float(op.softcap) * t, 1 - t * t
-    return logits, (x, read, slope)
+    return logits, (x, read, slope, inner)
+
+
+def _with_words(op: ops.Head, x: Array, logits: Array, run: Run) -> Array:
+    """Put one column for each token, that of its id, before the logits of a tied head."""
+    # The same id's column among the others is barred later, in `losses.cross_entropy`.
+    xp, words = run.xp, run.tied
+    assert words is not None
+    known = x @ xp.matrix_transpose(words.values)
+    if op.linear.bias is not None and op.linear.bias.variance:  # what all classes share is not seen
+        bias = run.draw(op.linear.bias, op.linear.d_out)  # (seeds, vocab)
+        ids = xp.broadcast_to(words.ids, (run.seeds, words.ids.shape[1]))
+        known = known + xp.take_along_axis(bias, ids, axis=1)[:, None, :]
+        logits = logits + bias[:, None, :]
+    return xp.concat([known, logits], axis=-1)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from meanfield.errors import once
 from meanfield.ops import Draw, Embedding, ParameterKey
 from meanfield.weight_free.backend import Array, Backend
 
@@ -134,8 +135,9 @@ class Run:
 
     def add(self, module: str, parameter: str, square: Array, *, prefix: str | None = None) -> None:
         """Note ||dL/dtheta||^2, of shape (seeds,), for a parameter of the present layer."""
-        prefix = self.prefix if prefix is None else prefix
-        self.squares[ParameterKey(self.layer, prefix + module, parameter)] = square
+        key = ParameterKey(self.layer, (self.prefix if prefix is None else prefix) + module, parameter)
+        once(key, self.squares)
+        self.squares[key] = square
 
 
 def squared(x: Array, xp: Any) -> Array:

@@ -25,8 +25,15 @@ LAYOUT = Exchangeable(TOKENS, 1)
 UNIT = np.array([1.0, 0.0, 0.0])
 
 
+class Unread(Record):
+    """A record of ops that are drawn at random, names and all: two may have one."""
+
+    def parameter(self, module: str, parameter: str, grad_sq: float) -> None:
+        """Keep nothing."""
+
+
 def _back(op: Op, kernel: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    return backward(op, forward(op, kernel, LAYOUT), gradient, LAYOUT, Record())
+    return backward(op, forward(op, kernel, LAYOUT), gradient, LAYOUT, Unread())
 
 
 def _smallest_eigenvalue(kernel: np.ndarray) -> float:

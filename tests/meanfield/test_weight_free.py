@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,25 @@ from meanfield.moments.masks import bucket
 from meanfield.weight_free import Backend, backward, forward, sample
 from meanfield.weight_free.linear import project, project_back
 from meanfield.weight_free.run import Feed, Run
-from tests.meanfield.weights import bare, both_ways
+from tests.meanfield.weights import bare, both_ways, with_hidden_layer
 
 SMALL: dict[str, Any] = {"width": 8, "depth": 2, "heads": 2, "d_ff": 12}
 PADDED = np.array([[True, True, True], [False, True, True]])
 SOURCE_PADDED = np.array([[True, True, False, True], [True, False, False, False]])
+
+
+def replace_head(arch: mf.Transformer, **changed: Any) -> mf.Transformer:
+    assert arch.head is not None
+    return replace(arch, head=replace(arch.head, linear=replace(arch.head.linear, **changed)))
+
+
+NARROW = replace(
+    mf.pre_ln(**SMALL, vocab=9),
+    embedding=ops.Embedding("embedding", 9, 6, ops.Draw(1)),
+    entry=ops.Sequential((ops.Linear(6, 8, ops.Draw(1), ops.Draw(1)), ops.Activation("silu"))),
+    final_norm=ops.Sequential((ops.Norm("final_norm", 8), ops.Linear(8, 6, ops.Draw(1)))),
+    head=ops.Head("head", ops.Linear(6, 9, ops.Draw(1)), tied=True),
+)  # words of their own width in front of the layers and behind them
 
 
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -62,6 +77,20 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
         ),
         {"loss": "cross_entropy", "smoothing": 0.1},
     ),
+    "tied head with a bias and a hidden layer": (
+        with_hidden_layer(mf.post_ln(**SMALL, vocab=9, tied=True, logit_scale=0.5)),
+        {"loss": "cross_entropy", "smoothing": 0.1, "padding": PADDED},
+    ),
+    "tied head with a bias": (
+        replace_head(mf.pre_ln(**SMALL, vocab=9, tied=True), bias=ops.Draw(0.5)), {"loss": "cross_entropy"}
+    ),
+    "hidden layer without norm, unread": (
+        with_hidden_layer(mf.pre_ln(**SMALL, vocab=9), "relu", norm=False), {}
+    ),
+    "hidden layer without norm": (
+        with_hidden_layer(mf.pre_ln(**SMALL, vocab=9), "relu", norm=False), {"loss": "cross_entropy"}
+    ),
+    "narrow words": (NARROW, {"loss": "cross_entropy"}),
     "tied head unread": (mf.post_ln(**SMALL, vocab=9, tied=True, activation="glu"), {}),
     "encoder-decoder": (
         mf.paper_encoder_decoder(width=8, depth=2, heads=2, d_ff=12, vocab=9),

@@ -66,7 +66,14 @@ def distinct(value: Any, counter: Iterator[int]) -> Any:
         decoder = dataclasses.replace(apart.decoder, embedding=apart.encoder.embedding)
         return dataclasses.replace(apart, decoder=decoder, shared_embedding=True)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        changed = {f.name: distinct(getattr(value, f.name), counter) for f in dataclasses.fields(value)}
+        kept: set[str] = set()
+        if isinstance(value, ops.Norm):  # only what is there has a law
+            kept = {name for name, there in (("gain", value.affine), ("shift", value.has_shift)) if not there}
+        changed = {
+            f.name: distinct(getattr(value, f.name), counter)
+            for f in dataclasses.fields(value)
+            if f.name not in kept
+        }
         return dataclasses.replace(value, **changed)
     return value
 
@@ -77,6 +84,19 @@ def bare(arch: ops.EncoderDecoder) -> ops.EncoderDecoder:
         dataclasses.replace(stack, embedding=None, head=None) for stack in (arch.encoder, arch.decoder)
     )
     return ops.EncoderDecoder("bare", encoder, decoder)
+
+
+def with_hidden_layer(
+    arch: ops.Transformer, activation: str = "gelu", *, norm: bool = True
+) -> ops.Transformer:
+    """Give a head the hidden layer that BERT's has, x -> norm(activation(x W + b)), and a bias of its own."""
+    assert arch.head is not None
+    law = ops.Draw(1 / arch.width)
+    parts: list[ops.Op] = [ops.Linear(arch.width, arch.width, law, law), ops.Activation(activation)]
+    parts += [ops.Norm("head.norm", arch.width)] if norm else []
+    linear = dataclasses.replace(arch.head.linear, bias=ops.Draw(0.5))
+    head = dataclasses.replace(arch.head, linear=linear, transform=ops.Sequential(tuple(parts)))
+    return dataclasses.replace(arch, head=head)
 
 
 def stacks(arch: Any) -> list[ops.Transformer]:

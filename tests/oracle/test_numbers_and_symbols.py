@@ -22,6 +22,7 @@ from meanfield.moments.loss import Loss
 from meanfield.moments.stack import propagate
 from meanfield.moments.state import Exchangeable
 from meanfield.ops import (
+    Activation,
     Attention,
     Draw,
     Dropout,
@@ -174,6 +175,7 @@ B2T = Residual(
     Sequential((Residual("residual1", _attention()), _norm("norm1"), Residual("residual2", _ffn()))),
     skip_scale=0.7,
 )
+LAWS: dict[str, Any] = {"gain": Draw(Fraction(1, 4), mean=Fraction(3, 2)), "shift": Draw(Fraction(1, 5))}
 CASES: dict[str, Transformer] = {
     "gain": _stack(*_pre(attention=Sequential((_attention(), Gain("gain1", WIDTH, 0.3))))),
     "gain of 0": _stack(*_pre(ffn=Sequential((_ffn(), Gain("gain2", 1, 0))))),
@@ -227,6 +229,46 @@ CASES: dict[str, Transformer] = {
         *_pre(ffn=_ffn("silu", inner=Sequential((Dropout(0.1), _norm("ffn.norm", FF)))))
     ),
     "norm inside a gated op": _stack(*_pre(ffn=_ffn("silu", gated=True, inner=_norm("ffn.norm", FF)))),
+    "gains and shifts": _stack(
+        *_pre(
+            attention=_attention(
+                query_norm=_norm("attention.q_norm", WIDTH // 4, **LAWS),
+                key_norm=_norm("attention.k_norm", WIDTH // 4, kind="rmsnorm", gain=LAWS["gain"]),
+                inner=_norm("attention.norm", **LAWS),
+            ),
+            ffn=_ffn("gelu", inner=_norm("ffn.norm", FF, **LAWS)),
+        ),
+        _norm("norm3", **LAWS),
+        final_norm=_norm("final_norm", kind="rmsnorm", gain=LAWS["gain"]),
+    ),
+    "gains in a branch": _stack(
+        Residual("residual0", Sequential((_norm("norm0", **LAWS), Dropout(0.3)))), *_pre()[1:]
+    ),
+    "gains of two streams": _stack(
+        DualResidual("residual1", _attention(), _norm("norm1", **LAWS)),
+        DualResidual("residual2", _ffn(), _norm("norm2", **LAWS)),
+        entry=Fork(),
+        final_norm=Merge(_norm("final_norm", **LAWS)),
+    ),
+    "activation between maps": _stack(
+        Residual(
+            "residual1",
+            Sequential((_linear(WIDTH, FF), Activation("silu"), replace(_linear(FF, WIDTH), name="second"))),
+        ),
+        *_pre()[1:],
+        final_norm=Sequential((_norm("final_norm"), _linear(WIDTH, WIDTH), Activation("gelu"))),
+    ),
+    "activation before norms": _stack(
+        *_pre()[1:],
+        entry=Sequential((_linear(WIDTH, WIDTH), Activation("relu"), Scale(2), _norm("norm0"))),
+    ),
+    "activation before an rmsnorm": _stack(
+        *_pre()[1:],
+        entry=Sequential((Activation("relu"), _norm("norm0", kind="rmsnorm"), _linear(WIDTH, WIDTH))),
+    ),
+    "activation of the skip": _stack(
+        Residual("residual1", Sequential((Activation("gelu"), _norm("norm1")))), *_pre()[1:]
+    ),
     "tables": _stack(
         *_pre(),
         embedding=Embedding("embedding", 11, WIDTH, Draw(Fraction(1, 3)), 2),
@@ -265,6 +307,20 @@ def test_cross_entropy_agrees(tokens: int, label_smoothing: float) -> None:
     numbers = _numeric(arch, tokens, Loss("cross_entropy", label_smoothing))
     _agree(numbers, symbols)
     _differ(numbers, symbols)
+
+
+@pytest.mark.parametrize("tokens", [1, TOKENS])
+def test_cross_entropy_through_a_hidden_layer_agrees(tokens: int) -> None:
+    """Without a norm in the hidden layer nothing leans on a gain."""
+    hidden = Sequential((_linear(WIDTH, WIDTH), Activation("gelu")))
+    head = replace(HEAD, transform=hidden, linear=replace(HEAD.linear, bias=Draw(Fraction(1, 3))))
+    arch = _stack(*_pre(), final_norm=_norm("final_norm"), embedding=TOKEN_TABLE, head=head)
+    trace = _trace(arch, tokens)
+    symbols = evaluate(backward(arch, trace, losses.cross_entropy(arch, trace)).grad_sq)
+    numbers = _numeric(arch, tokens, Loss("cross_entropy"))
+    _agree(numbers, symbols)
+    _differ(numbers, symbols)
+    assert ParameterKey(arch.depth + 1, "linear", "weight") in numbers
 
 
 @pytest.mark.parametrize("tokens", [1, TOKENS])

@@ -164,7 +164,7 @@ def test_normed_queries_have_the_size_of_their_norm(width: int) -> None:
     norm = Norm("attention.q_norm", width, "rmsnorm", 0.0)
     op = _op(query_norm=norm, key_norm=replace(norm, name="attention.k_norm"))
     weights = SampledSoftmax.of(op, 4 * _kernel(0), 9 * _kernel(1), Gram(TOKENS, BATCH))
-    draws = [draw.q for draw, _ in zip(weights._draws(), range(200), strict=False)]
+    draws = [draw.q for draw, _ in zip(weights.heads.draws(), range(200), strict=False)]
     sizes = np.square(draws).mean(axis=(0, 1, 3))
     # one head: every draw; all heads together: on average, over 200 x 4 x 8 squares of a normal variable
     assert sizes == pytest.approx(1.0, rel=1e-5 if width == SIZE else 4 * (2 / 6400) ** 0.5)
