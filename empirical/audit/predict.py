@@ -13,7 +13,7 @@ from torch import nn
 
 import meanfield as mf
 from empirical.audit.batch import Batch, as_call, check_same_place, dropout, evaluation, run
-from empirical.audit.readout import check_loss
+from empirical.audit.readout import check_loss, target
 from empirical.losses import READ_THE_HEAD
 from empirical.readers import Reading, Slot
 from meanfield.errors import InputError
@@ -155,7 +155,7 @@ def predict_reading(
         if len(keys) == 1 and all(_row(slot, found) or _head(slot) for slot in places):
             keys_of[label] = keys.pop()
         else:
-            unpredicted[label] = _why(places, bool(keys), loss)
+            unpredicted[label] = _why(places, bool(keys), loss, target(reading).depth)
     return ModulePrediction(reading, prediction, unpredicted, (*reading.notes, *notes), keys_of)
 
 
@@ -218,8 +218,9 @@ def _head(slot: Slot) -> bool:
     return _kind(slot) == "head"
 
 
-def _why(places: list[Slot], known: bool, loss: str) -> str:
-    if not known and loss not in READ_THE_HEAD and all(_head(slot) for slot in places):
+def _why(places: list[Slot], known: bool, loss: str, depth: int) -> str:
+    above = all(slot.key.layer > depth and not slot.key.module.startswith("encoder.") for slot in places)
+    if not known and loss not in READ_THE_HEAD and above:
         return f"no gradient: loss={loss!r} is on the hidden states below the head"
     where = " and ".join(f"{slot.key.module} of layer {slot.key.layer}" for slot in places)
     if len(places) > 1:

@@ -15,7 +15,7 @@ from empirical.draws import stream
 from empirical.losses import LOSSES, READ_THE_HEAD
 from empirical.readers import Reading
 from meanfield.errors import InputError
-from meanfield.ops import EncoderDecoder, Head, Transformer
+from meanfield.ops import EncoderDecoder, Head, Linear, Sequential, Transformer
 
 
 def target(reading: Reading) -> Transformer:
@@ -158,27 +158,21 @@ class _Products(TorchFunctionMode):
 
 
 def _below_head(module: nn.Module, call: Call, reading: Reading, head: Head) -> Tensor:
-    """Hidden states as the head multiplies them, without the factor that some models apply there."""
-    kind = "embedding" if head.tied else head.name
-    names = [
-        slot.name
-        for slot in reading.slots
-        if slot.key.module.rpartition(".")[2] == kind and slot.key.parameter == "weight"
-    ]
-    name = names[-1] if names else ""  # of a pair that of the decoder, which stands last
+    """Hidden states as the head's first matrix multiplies them, without a factor that some models apply."""
+    name, first = _first_map(reading, head)
     named = dict(module.named_parameters(remove_duplicate=False))
     if name not in named:
         raise InputError(
             f"the head's matrix is no parameter of {type(module).__name__}: give the model without it"
         )
-    with _Products(named[name], (int(head.linear.d_in), int(head.linear.d_out))) as products:
+    with _Products(named[name], (int(first.d_in), int(first.d_out))) as products:
         output = run(module, call)
     if not products.found:
         raise InputError(
             f"{name} multiplies no hidden state that could be seen: give the model without its head"
         )
     y, product = products.found[-1]
-    if head.scale == 1:
+    if head.scale == 1 or first is not head.linear:
         return y
     # logits are cap(scale * (y W)): some models apply the factor to the product, others to y beforehand.
     logits, scale = pick(output, "logits"), float(head.scale)
@@ -190,6 +184,30 @@ def _below_head(module: nn.Module, call: Call, reading: Reading, head: Head) -> 
         return float((z - logits).detach().norm())
 
     return y / scale if distance(product) < distance(scale * product) else y
+
+
+def _first_map(reading: Reading, head: Head) -> tuple[str, Linear]:
+    """The parameter that hidden states meet first in a head, by its name, and its map."""
+    first, kind = head.linear, "embedding" if head.tied else head.name
+    if head.transform is not None:
+        op = head.transform.ops[0] if isinstance(head.transform, Sequential) else head.transform
+        if not isinstance(op, Linear):
+            raise InputError(
+                f"the head begins with {type(op).__name__}, below which no hidden state can be seen: give "
+                "the model without its head"
+            )
+        first, kind = op, ""
+    shape = (first.d_out, first.d_in) if kind == "embedding" else (first.d_in, first.d_out)
+    depth = target(reading).depth
+    names = [
+        slot.name
+        for slot in reading.slots
+        if slot.key.parameter == "weight"
+        and not slot.key.module.startswith("encoder.")
+        and (slot.key.module.rpartition(".")[2] == kind if kind else slot.key.layer > depth)
+        and slot.index.shape == shape
+    ]
+    return (names[0] if names else ""), first
 
 
 def loss_of(y: Tensor, loss: str, seed: int, label_smoothing: float) -> Tensor:

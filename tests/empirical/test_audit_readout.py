@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from empirical.audit.batch import as_call
 from empirical.audit.readout import pick, rows
 from empirical.readers import Reading, Stream
 from empirical.readers.reading import whole
+from meanfield import ops
 from meanfield.errors import InputError
 from meanfield.ops import ParameterKey
 
@@ -68,6 +70,7 @@ class Below(nn.Module):
         super().__init__()
         self.kind = head
         self.table = nn.Embedding(VOCAB, WIDTH)
+        self.first = nn.Linear(WIDTH, WIDTH)
         self.out = nn.Linear(WIDTH, VOCAB, bias=head == "bias")
 
     def forward(self, ids: Tensor) -> SimpleNamespace:
@@ -81,6 +84,8 @@ class Below(nn.Module):
                 logits = nn.functional.linear(0.5 * y, self.table.weight)
             case "after":
                 logits = 0.5 * nn.functional.linear(y, self.table.weight)
+            case "transform" | "normed":
+                logits = self.out(torch.relu(self.first(y)))
             case "capped":
                 logits = 3 * torch.tanh(0.5 * (y @ self.table.weight.T) / 3)
             case _:
@@ -89,23 +94,27 @@ class Below(nn.Module):
 
 
 def read(kind: str, padding: np.ndarray | None = None) -> Reading:
-    tied = kind not in ("plain", "bias")
+    tied = kind not in ("plain", "bias", "transform", "normed")
     options: dict[str, Any] = {"vocab": VOCAB, "tied": tied} if kind != "none" else {}
     arch = mf.pre_ln(width=WIDTH, depth=1, heads=1, **options)
-    if kind in ("before", "after", "capped"):
-        assert arch.head is not None
-        import dataclasses
-
+    if arch.head is not None and kind in ("before", "after", "capped"):
         head = dataclasses.replace(arch.head, scale=0.5, softcap=3 if kind == "capped" else None)
         arch = dataclasses.replace(arch, head=head)
+    if arch.head is not None and kind in ("transform", "normed"):
+        norm: ops.Op = ops.Norm("head_norm", WIDTH)
+        square = ops.Linear(WIDTH, WIDTH, ops.Draw(0.25))
+        transform = ops.Sequential((norm if kind == "normed" else square, ops.Activation("relu")))
+        arch = dataclasses.replace(arch, head=dataclasses.replace(arch.head, transform=transform))
     table = whole("table.weight", ParameterKey(0, "embedding", "weight"), (VOCAB, WIDTH))
+    first = whole("first.weight", ParameterKey(2, "linear", "weight"), (WIDTH, WIDTH), transposed=True)
     out = whole("out.weight", ParameterKey(2, "head", "weight"), (VOCAB, WIDTH), transposed=True)
-    return Reading(
-        arch, (table,) if tied else (table, out), (Stream(BATCH, TOKENS, IDS.numpy(), padding=padding),)
-    )
+    slots = (table,) if tied else (table, first, out)
+    return Reading(arch, slots, (Stream(BATCH, TOKENS, IDS.numpy(), padding=padding),))
 
 
-@pytest.mark.parametrize("kind", ["plain", "bias", "tied", "functional", "before", "after", "capped"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "bias", "tied", "functional", "before", "after", "capped", "transform"]
+)
 def test_hidden_states_below_a_head_are_what_it_multiplies_without_its_factor(kind: str) -> None:
     module = Below(kind)
     found = rows(module, as_call(IDS), read(kind), "linear")
@@ -120,6 +129,11 @@ def test_a_head_that_multiplies_nothing_is_refused() -> None:
     module = Below("tied")
     with pytest.raises(InputError, match=r"out\.weight multiplies no hidden state that could be seen"):
         rows(module, as_call(IDS), read("plain"), "linear")
+
+
+def test_a_head_that_begins_with_a_norm_is_refused() -> None:
+    with pytest.raises(InputError, match="the head begins with Norm"):
+        rows(Below("normed"), as_call(IDS), read("normed"), "linear")
 
 
 class TokensFirst(nn.Module):
