@@ -33,6 +33,8 @@ class Attention(nn.Module):
         self.rotary = Rotary(op.rotary, op.head_size) if op.rotary is not None else None
         bias = op.relative_bias
         self.relative_bias = RelativeBias(bias, op.heads) if bias is not None else None
+        slopes = None if op.alibi is None else [float(slope) for slope in op.alibi]
+        self.alibi = None if slopes is None else torch.tensor(slopes, dtype=torch.float64)  # (heads,)
         self.dropout = Dropout(op.dropout) if op.dropout else None
         self.inner = inner
         self.o = Linear(op.output, f"{op.name}.o") if op.output is not None else None
@@ -73,6 +75,9 @@ class Attention(nn.Module):
             s = s + self.relative_bias(
                 x.shape[1], source.shape[1]
             )  # (batch or 1, heads, tokens, source tokens)
+        if self.alibi is not None:
+            distance = _offsets(x.shape[1], source.shape[1]).abs().to(s)  # (tokens, source tokens)
+            s = s - self.alibi.to(s)[:, None, None] * distance
         return s if self.softcap is None else self.softcap * torch.tanh(s / self.softcap)
 
     def visible(self, s: Tensor, padding: Tensor | None) -> Tensor:

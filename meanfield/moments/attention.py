@@ -51,7 +51,7 @@ def attention_weights(op: Attention, query: Kernel | None, key: Kernel | None, l
         InputError: If the op is masked or crosses and the layout knows no order of tokens.
     """
     if isinstance(layout, Exchangeable):
-        if op.masked or op.cross or op.rotary or op.relative_bias or op.softcap:
+        if op.masked or op.cross or op.rotary or op.relative_bias or op.alibi or op.softcap:
             raise InputError(
                 "masks, positions, cross-attention and capped scores need the T x T layout: use Gram in "
                 "place of Exchangeable"

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from meanfield.errors import InputError, MissingRuleError
 from meanfield.moments.draw import Draw, Draws
-from meanfield.moments.masks import bucket, visible
+from meanfield.moments.masks import bucket, distances, visible
 from meanfield.moments.rotary import angles, rotate
 from meanfield.moments.state import Gram, Kernel
 from meanfield.ops import Attention, Norm
@@ -19,9 +19,11 @@ from meanfield.ops import Draw as Law
 _MOST = 512
 
 
-def _chunk(total: int) -> int:
+def _chunk(op: Attention, total: int) -> int:
     """Draws at a time: more of them where tokens are few, so that their arrays stay of one size."""
-    return int(np.clip(4 * (128 / total) ** 2, 4, 64))
+    most = int(np.clip(4 * (128 / total) ** 2, 4, 64))
+    # heads whose slopes differ are drawn equally often
+    return most if op.alibi is None else -(-most // op.heads) * op.heads
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,9 +74,23 @@ class Heads:
         return cls(op, queries, keys, visible(op, layout), next(layout.streams))
 
     def flat(self) -> Draw:
-        """The draw without scores: equal weights on what is seen."""
-        A = (self.seen / self.seen.sum(axis=-1, keepdims=True)).astype(np.float32)[None]
+        """The draw without scores: equal weights on what is seen, or those of each head's slope."""
+        A = self._seen(self._distances()).astype(np.float32)
         return Draw(A, A, A, self.queries[None], self.keys[None])
+
+    def _distances(self) -> Draws:
+        """Scores by distance alone, (heads or 1, 1, tokens, source tokens)."""
+        _, tokens, source = self.seen.shape
+        if self.op.alibi is None:
+            return np.zeros((1, 1, tokens, source), dtype=np.float32)
+        return distances(self.op, tokens).astype(np.float32)[:, None]
+
+    def _seen(self, scores: Draws) -> Draws:
+        """Take the softmax over what is seen."""
+        scores = np.where(self.seen, scores, np.float32(-np.inf))
+        scores = scores - scores.max(axis=-1, keepdims=True)
+        A = np.exp(scores)
+        return np.asarray(A / A.sum(axis=-1, keepdims=True))
 
     def expected_queries(self) -> Kernel:
         """Mean inner products of queries as they meet the keys: normed and turned by their positions."""
@@ -117,7 +133,7 @@ class Heads:
         Yields:
             One chunk after another.
         """
-        chunk = _chunk(max(len(self.queries), len(self.keys)))
+        chunk = _chunk(self.op, max(len(self.queries), len(self.keys)))
         rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence([self.stream, 0x6D66])))
         op, size = self.op, self.op.head_size
         batch, tokens, source = self.seen.shape
@@ -139,6 +155,8 @@ class Heads:
                 table = deviation * rng.standard_normal((chunk, op.relative_bias.buckets), dtype=np.float32)
                 bias = table[:, bucket(op.relative_bias, tokens)][:, None]
                 scores += np.concatenate([bias, bias])
+            if op.alibi is not None:
+                scores += np.tile(self._distances(), (len(scores) // op.heads, 1, 1, 1))
             slope = None
             if op.softcap is not None:
                 bent = np.tanh(scores / np.float32(op.softcap))

@@ -61,6 +61,31 @@ def visible(op: Attention, layout: Gram) -> npt.NDArray[np.bool_]:
     return per_sequence
 
 
+def distances(op: Attention, tokens: int) -> npt.NDArray[np.float64]:
+    """Find what ALiBi adds to the scores of every head: minus its slope times the distance.
+
+    Args:
+        op: The attention op; without slopes it is 0.
+        tokens: Tokens in a sequence.
+
+    Returns:
+        (heads or 1, tokens, tokens).
+
+    Source:
+        press2022, Sec. 3.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from meanfield import pre_ln
+        >>> op = replace(pre_ln(width=8, depth=1, heads=2).attention, alibi=(0.5, 0.25))
+        >>> distances(op, 2).tolist()
+        [[[0.0, -0.5], [-0.5, 0.0]], [[0.0, -0.25], [-0.25, 0.0]]]
+    """
+    slopes = np.array([float(slope) for slope in op.alibi or (0,)])
+    place = np.arange(tokens)
+    return np.asarray(-slopes[:, None, None] * np.abs(place[:, None] - place) + 0.0)
+
+
 def block_diagonal(blocks: Kernel) -> Kernel:
     """Put one matrix per sequence on the diagonal of one over all tokens.
 

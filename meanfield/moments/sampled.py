@@ -95,8 +95,8 @@ class SampledSoftmax:
 
         flat = self.heads.flat()
         controls = (
-            key_form(flat, flat.outer, V, np.eye(len(self.heads.queries), dtype=np.float32))[0],
-            np.where(same, query_form(flat, flat.outer, V, Kk)[0], np.float32(0)),
+            key_form(flat, flat.outer, V, np.eye(len(self.heads.queries), dtype=np.float32)).mean(axis=0),
+            np.where(same, query_form(flat, flat.outer, V, Kk).mean(axis=0), np.float32(0)),
         )
         mean, form = self._mean(controls, mixed, of_query)
         self.kept["query_form"] = unit * form
@@ -159,8 +159,8 @@ class SampledSoftmax:
 
         flat = self.heads.flat()
         controls = (
-            np.where(same_key, key_form(flat, flat.outer, V, expected)[0], np.float32(0)),
-            G * query_form(flat, flat.outer, V, np.eye(len(self.heads.keys), dtype=np.float32))[0],
+            np.where(same_key, key_form(flat, flat.outer, V, expected).mean(axis=0), np.float32(0)),
+            G * query_form(flat, flat.outer, V, np.eye(len(self.heads.keys), dtype=np.float32)).mean(axis=0),
         )
         of_values, of_keys = self._mean(controls, of_value, of_key)
         scale_sq = float(self.op.score_scale) ** 2

@@ -38,7 +38,7 @@ def needs_order(arch: Transformer | EncoderDecoder, batch: int = 1) -> bool:
     if isinstance(arch, EncoderDecoder) or (arch.position is not None and batch > 1):
         return True
     attentions = [op for run in arch.layers for op in walk(run) if isinstance(op, Attention)]
-    return any(op.masked or op.rotary or op.relative_bias or op.softcap for op in attentions)
+    return any(op.masked or op.rotary or op.relative_bias or op.alibi or op.softcap for op in attentions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,8 @@ class Attention(Op):
         value_norm: The same on values.
         rotary: Rotary positions on queries and keys, or None.
         relative_bias: T5's relative positions, or None.
+        alibi: One slope m per query head: m times the distance of query and key is subtracted from their
+            score; None for none.
         softcap: c in c tanh(score / c), or None.
         dropout: Rate at which weights are dropped after the softmax.
         inner: What acts on the mixed values before the output projection (a norm, a gain), or None.
@@ -121,6 +123,7 @@ class Attention(Op):
     value_norm: Norm | None = None
     rotary: Rotary | None = None
     relative_bias: RelativeBias | None = None
+    alibi: tuple[Number, ...] | None = None
     softcap: Number | None = None
     dropout: Number = 0
     inner: Op | None = None
@@ -154,13 +157,26 @@ class Attention(Op):
             finite("softcap", self.softcap)
             if self.softcap <= 0:
                 raise InputError(f"softcap={self.softcap} is not above 0: give a positive number, or None")
-        positions = self.rotary is not None or self.relative_bias is not None
+        self._check_alibi()
+        positions = self.rotary or self.relative_bias or self.alibi
         if self.cross and (self.causal or self.window is not None or positions):
             raise InputError(
                 "cross-attention has no mask and no positions between source and target: leave out causal, "
-                "window, rotary and relative_bias"
+                "window, rotary, relative_bias and alibi"
             )
         self._check_norms()
+
+    def _check_alibi(self) -> None:
+        if self.alibi is None:
+            return
+        for slope in self.alibi:
+            finite("alibi slope", slope)
+        if len(self.alibi) != self.heads:
+            raise InputError(f"alibi has {len(self.alibi)} slopes for {self.heads} heads: give one for each")
+        if self.kind == "uniform" or self.rotary is not None:
+            raise InputError(
+                "alibi goes with softmax attention without rotary positions: leave one of them out"
+            )
 
     def _check_norms(self) -> None:
         if self.kind == "uniform" and (self.query_norm or self.key_norm or self.rotary):

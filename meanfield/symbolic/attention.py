@@ -48,7 +48,7 @@ def require_exchangeable(op: Attention, interpreter: str) -> None:
     Raises:
         MissingRuleError: If there is a mask, a position, a softcap or a second sequence.
     """
-    if op.masked or op.cross or op.rotary or op.relative_bias or op.softcap is not None:
+    if op.masked or op.cross or op.rotary or op.relative_bias or op.alibi or op.softcap is not None:
         raise MissingRuleError(op, interpreter, _REMEDY)
 
 

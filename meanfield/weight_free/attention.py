@@ -13,6 +13,7 @@ import numpy as np
 
 from meanfield.errors import InputError
 from meanfield.moments.masks import bucket as bucket_of_pairs
+from meanfield.moments.masks import distances
 from meanfield.ops import Attention, RelativeBias, Rotary
 from meanfield.weight_free.backend import Array
 from meanfield.weight_free.run import Run, Table, squared
@@ -77,7 +78,8 @@ def turn(rotary: Rotary, x: Array, run: Run, *, back: bool = False) -> Array:
 def mix(op: Attention, q: Array | None, k: Array | None, v: Array, run: Run) -> tuple[Array, Mixed]:
     """Mix values by the softmax of scores.
 
-        weights = dropout(softmax(mask(c tanh((score_scale q k^T + bias) / c)))),  y = weights v
+        weights = dropout(softmax(mask(c tanh((score_scale q k^T + bias - slope |i - j|) / c)))),
+        y = weights v
 
     Args:
         op: The attention op.
@@ -98,6 +100,8 @@ def mix(op: Attention, q: Array | None, k: Array | None, v: Array, run: Run) -> 
         s = float(op.score_scale) * xp.reshape(_grouped(q, op, xp) @ xp.matrix_transpose(k), shape)
     if op.relative_bias is not None:
         s = s + _bias(op.relative_bias, op, run)
+    if op.alibi is not None:
+        s = s + run.backend.asarray(distances(op, run.tokens)[None, None])  # (1, 1, heads, tokens, tokens)
     if op.softcap is not None:
         t = xp.tanh(s / float(op.softcap))
         s, slope = float(op.softcap) * t, 1 - t * t

@@ -24,6 +24,19 @@ PADDED = np.array([[True, True, True], [False, True, True]])
 SOURCE_PADDED = np.array([[True, True, False, True], [True, False, False, False]])
 
 
+def with_attention(arch: mf.Transformer, **changed: Any) -> mf.Transformer:
+    """Change every self-attention."""
+
+    def visit(op: Any) -> Any:
+        if isinstance(op, ops.Attention):
+            return replace(op, **changed)
+        if isinstance(op, ops.Residual):
+            return replace(op, branch=visit(op.branch))
+        return replace(op, ops=tuple(map(visit, op.ops))) if isinstance(op, ops.Sequential) else op
+
+    return replace(arch, layers=tuple(replace(run, block=visit(run.block)) for run in arch.layers))
+
+
 def replace_head(arch: mf.Transformer, **changed: Any) -> mf.Transformer:
     assert arch.head is not None
     return replace(arch, head=replace(arch.head, linear=replace(arch.head.linear, **changed)))
@@ -60,6 +73,12 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
             relative_bias=ops.RelativeBias("attention.relative_bias", ops.Draw(1), 8, 6, shared=True),
         ),
         {},
+    ),
+    "alibi": (
+        with_attention(mf.pre_ln(**SMALL, causal=True, softcap=2.0), alibi=(0.5, 0.25)), {"padding": PADDED}
+    ),
+    "alibi of grouped heads": (
+        with_attention(mf.post_ln(**{**SMALL, "heads": 4}, kv_heads=2), alibi=(1.0, 0.5, 0.25, 0.125)), {}
     ),
     "dropout": (
         mf.post_ln(**SMALL, dropout=0.3, attention_dropout=0.2, activation_dropout=0.1, activation="silu"), {}

@@ -341,6 +341,7 @@ def test_mean_square_error_agrees(post: bool, tokens: int) -> None:
         _attention(rotary=Rotary()),
         _attention(relative_bias=RelativeBias("attention.relative_bias", Draw(1))),
         _attention(softcap=30),
+        _attention(alibi=(1, 0.5, 0.25, 0.125)),
         Attention("cross_attention", "uniform", 1, 1, _linear(WIDTH, WIDTH), cross=True),
         Head("head", HEAD.linear, softcap=30),
     ],

@@ -72,6 +72,11 @@ def _naive(op: Attention, kernels: list[np.ndarray], layout: Gram, draws: int) -
         table = rng.standard_normal((draws, op.relative_bias.buckets))
         table *= float(op.relative_bias.weight.variance) ** 0.5
         S += np.tile(table[:, bucket(op.relative_bias, TOKENS)], (1, BATCH, BATCH))
+    if op.alibi is not None:  # half of the draws for each head
+        for t in range(TOTAL):
+            for u in range(TOTAL):
+                for h, m in enumerate(op.alibi):
+                    S[h :: len(op.alibi), t, u] -= float(m) * abs(t % TOKENS - u % TOKENS)
     slope = np.ones_like(S)
     if op.softcap is not None:
         slope = 1 - np.tanh(S / op.softcap) ** 2
@@ -113,6 +118,8 @@ CASES: dict[str, dict[str, Any]] = {
     "relative bias": {
         "relative_bias": RelativeBias("attention.relative_bias", Draw(0.5), buckets=8, max_distance=4)
     },
+    "alibi": {"alibi": (0.1, 1.2)},
+    "alibi, causal": {"alibi": (0.1, 1.2), "causal": True},
 }
 
 
@@ -144,6 +151,18 @@ def test_sampled_attention_against_naive_draws(case: str, monkeypatch: pytest.Mo
             abs(weights.bias_gradient(kernels[2], kernels[3]) - samples.mean())
             < 4 * error + 0.008 * samples.mean()
         )
+
+
+@pytest.mark.statistical
+def test_one_slope_for_all_heads_is_rejected() -> None:
+    kernels = [_kernel(seed) for seed in range(4)]
+    layout = Gram(TOKENS, BATCH)
+    samples = np.trace(_naive(_op(alibi=(0.1, 1.2)), kernels, layout, DRAWS)["mixed"], axis1=1, axis2=2)
+    error = samples.std() / DRAWS**0.5
+    for slopes, right in (((0.1, 1.2), True), ((0.65, 0.65), False), ((0.1, 2.4), False)):
+        weights = SampledSoftmax.of(_op(alibi=slopes), kernels[0], kernels[1], layout)
+        found = float(np.trace(weights.mix(kernels[2])))
+        assert bool(abs(found - samples.mean()) < 4 * error + 0.004 * found) is right, slopes
 
 
 @pytest.mark.statistical
