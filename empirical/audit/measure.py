@@ -96,9 +96,7 @@ def measure(
         module = loop.take(seed, build, plan.device)
         with evaluation(module):
             if not loop.readings or len(loop.readings) < readings_needed(loop.readings[0]):
-                with torch.no_grad():
-                    run(module, call.to(place(module)))  # the reader takes for granted that it can
-                loop.readings.append(read(module, batch))
+                loop.read(module, batch, call, read)
             reading = loop.readings[0]
             loop.fingerprints.append(_fingerprint(reading, module))
             module.to(plan.device, plan.dtype)
@@ -123,6 +121,16 @@ class _Loop:
     notes: list[str] = field(default_factory=list)
     module: nn.Module | None = None
     shapes: dict[str, torch.Size] = field(default_factory=dict)
+
+    def read(self, module: nn.Module, batch: Batch, call: Call, read: Reader) -> None:
+        """Read a module: the first one as a whole, of others the laws of their weights."""
+        again = self.readings[0].again if self.readings else None
+        if again is not None:
+            self.readings.append(again(module))
+            return
+        with torch.no_grad():
+            run(module, call.to(place(module)))  # the reader takes for granted that it can
+        self.readings.append(read(module, batch))
 
     def take(self, seed: int, build: Build, device: torch.device) -> nn.Module:
         """Build the next module and hold it against the one before."""

@@ -15,10 +15,8 @@ from empirical.readers import Reading, Stream
 from meanfield.errors import InputError
 from meanfield.ops import Draw, EncoderDecoder, Repeat, Transformer
 
-ENTRIES = 50_000
-"""Pooled entries of a matrix after which its sample variance is known to 0.6 %."""
-COORDINATES = 4096
-"""Pooled coordinates of embedded vectors after which their Gram matrix is known to 1.6 %."""
+ENTRIES = 20_000
+"""Pooled entries of a tensor after which its sample variance is known to 1 %, if it is normal."""
 
 
 def readings_needed(reading: Reading) -> int:
@@ -30,11 +28,13 @@ def readings_needed(reading: Reading) -> int:
     Returns:
         The number, at least 1.
     """
-    matrices = [slot.index.numel() for slot in reading.slots if slot.index.ndim == 2]
-    typical = float(np.median(matrices)) if matrices else ENTRIES
-    made = any(stream.features for stream in reading.streams)
-    stack = reading.arch.decoder if isinstance(reading.arch, EncoderDecoder) else reading.arch
-    return max(math.ceil(ENTRIES / typical), math.ceil(COORDINATES / stack.width) if made else 1)
+    entries: dict[tuple[str, str], int] = {}  # of each role, in all layers that are drawn alike
+    for slot in reading.slots:
+        law = reading.laws.get(slot.key)
+        if law is not None and law.variance and slot.key.module.rpartition(".")[2] != "relative_bias":
+            role = slot.key.module, slot.key.parameter
+            entries[role] = entries.get(role, 0) + slot.index.numel()
+    return math.ceil(ENTRIES / min(entries.values(), default=ENTRIES))
 
 
 def pooled(readings: Sequence[Reading]) -> Reading:

@@ -19,7 +19,7 @@ class Stack:
         entry: Steps before the first layer.
         blocks: The steps of each layer.
         after: Steps after the last layer, without the head.
-        head: The head's map, and what acts on logits.
+        head: The head: what it does first, its map, and what acts on logits.
     """
 
     entry: Steps
@@ -62,10 +62,11 @@ def parted(steps: Steps, width: int) -> Stack:
     blocks = [steps[a:b] for a, b in zip(starts, last, strict=True)]
     tail = _tail(blocks, width)
     body, rest = blocks[-1][: len(blocks[-1]) - tail], blocks[-1][len(blocks[-1]) - tail :]
-    head = next((k for k, step in enumerate(rest) if _is_map(step) and _size(step) != width), len(rest))
-    while 0 < head < len(rest) and _is_factor(rest[head - 1]):
-        head -= 1  # a factor on what the head reads is one on its logits
-    return Stack(steps[: starts[0]], (*blocks[:-1], body), rest[:head], rest[head:])
+    maps = [k for k, step in enumerate(rest) if _is_map(step)]
+    if not maps or (_size(rest[maps[-1]]) == width and len(maps) == 1):
+        return Stack(steps[: starts[0]], (*blocks[:-1], body), rest, ())
+    first = 1 if _is_norm(rest[0]) else 0
+    return Stack(steps[: starts[0]], (*blocks[:-1], body), rest[:first], rest[first:])
 
 
 def _tail(blocks: list[Steps], width: int) -> int:
@@ -91,6 +92,12 @@ def _is_map(step: Step) -> bool:
 
 def _is_factor(step: Step) -> bool:
     return isinstance(step, Single) and isinstance(step.term, Scaled)
+
+
+def _factor(step: Step) -> float:
+    assert isinstance(step, Single)
+    assert isinstance(step.term, Scaled)
+    return step.term.factor
 
 
 def _size(step: Step) -> int:
@@ -158,17 +165,18 @@ def _final(steps: Steps, made: Assembler) -> ops.Norm | None:
 
 
 def _head(steps: Steps, made: Assembler, tied_to: str | None) -> ops.Head:
-    scale, cap = 1.0, None
-    first = next(step for step in steps if _is_map(step))
-    assert isinstance(first, Single)
-    assert isinstance(first.term, Map)
-    tied = first.term.weight.name == tied_to
-    if first.term.bias is not None and steps[0] is not first:
-        raise UnsupportedModuleError(first.term.at.module, "a factor before a head with a bias")
-    for step in steps:
-        if step is first:
-            continue
-        match step:
+    """The last linear map, what comes before it, and factors and a cap on the logits."""
+    last = max(k for k, step in enumerate(steps) if _is_map(step))
+    step = steps[last]
+    assert isinstance(step, Single)
+    assert isinstance(step.term, Map)
+    before, scale, cap = list(steps[:last]), 1.0, None
+    while before and _is_factor(before[-1]):  # a factor on what the head reads is one on its logits
+        scale *= _factor(before.pop())
+        if step.term.bias is not None:
+            raise UnsupportedModuleError(step.term.at.module, "a factor before a head with a bias")
+    for after in steps[last + 1 :]:
+        match after:
             case Single(term=Scaled(factor=factor)) if cap is None:
                 scale *= factor
             case Single(term=Capped(cap=found)) if cap is None:
@@ -178,10 +186,26 @@ def _head(steps: Steps, made: Assembler, tied_to: str | None) -> ops.Head:
                     term.at.module, "logits go through more than a factor and a soft cap"
                 )
             case _:
-                raise UnsupportedModuleError(first.term.at.module, "logits are put together")
-    return ops.Head(
-        "head", made.linear(first.term, "head"), tied, int(scale) if scale == int(scale) else scale, cap
-    )
+                raise UnsupportedModuleError(step.term.at.module, "logits are put together")
+    transform = _transform(before, made)
+    linear = made.linear(step.term, "head")
+    scale = int(scale) if scale == int(scale) else scale
+    return ops.Head("head", linear, step.term.weight.name == tied_to, scale, cap, transform)
+
+
+def _transform(steps: list[Step], made: Assembler) -> ops.Op | None:
+    """What a head does to the last hidden states first: a map, an activation and a norm as a rule."""
+    found: list[ops.Op] = []
+    for step in steps:
+        if _is_norm(step):
+            assert isinstance(step, Single)
+            assert isinstance(step.term, Normed)
+            found.append(made.norm(step.term, "head_norm"))
+        else:
+            found.append(made.one(step, ""))
+    if not found:
+        return None
+    return found[0] if len(found) == 1 else ops.Sequential(tuple(found))
 
 
 def placement(block: ops.Sequential) -> str:

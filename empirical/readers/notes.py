@@ -6,17 +6,13 @@ import torch
 from torch import nn
 
 from empirical.readers.reading import Slot
-from empirical.readers.trace import Graph
 
 
-def notes(
-    module: nn.Module, graph: Graph, slots: tuple[Slot, ...], shared: tuple[tuple[str, ...], ...]
-) -> tuple[str, ...]:
+def notes(module: nn.Module, slots: tuple[Slot, ...], shared: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
     """Say which layers are copies, which tensors are shared, dead or unused.
 
     Args:
         module: The module.
-        graph: Its pass.
         slots: Its parameters that were read.
         shared: Groups of labels that are one tensor.
 

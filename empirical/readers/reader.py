@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -76,17 +76,19 @@ def read_module(module: nn.Module, batch: Any = None) -> Reading:
     reader.read()
     node = output_node(graph)
     factor, term, rows = reader.term(node)
-    term = (
-        term if factor == 1 else Scaled(width=term.width, at=node, layout=term.layout, x=term, factor=factor)
-    )
-    return _Reader(copied, graph).read(node, term, rows)
+    if factor != 1:
+        term = Scaled(width=term.width, at=node, layout=term.layout, x=term, factor=factor)
+    found = _Reader(copied, term)
+    reading = found.read(lambda *parts: check(graph, (node, rows), *parts))
+    graph.forget()  # terms keep their nodes, and need no values any more
+    return reading
 
 
 class _Reader:
     """The second half: terms in hand, from structure to values."""
 
-    def __init__(self, module: nn.Module, graph: Graph) -> None:
-        self.module, self.graph = module, graph
+    def __init__(self, module: nn.Module, term: Term) -> None:
+        self.module, self.term = module, term
         self.tensors = dict(module.named_parameters())
         self.samples: dict[ParameterKey, Sample] = {}
 
@@ -96,14 +98,23 @@ class _Reader:
         self.samples[key] = sample(values + weight.offset)
         return self.samples[key].draw()
 
-    def read(self, node: Node, term: Term, rows: Tensor) -> Reading:
-        self.assemble(term, self.first_law)
+    def read(self, prove: Callable[..., None] | None = None) -> Reading:
+        """Take the laws of the weights, and build the architecture with them."""
+        self.assemble(self.term, self.first_law)
         laws = pooled(self.samples)
-        arch, streams, placed, roots = self.assemble(term, lambda key, _: laws[key])
-        check(self.graph, (node, rows), arch, roots, placed)
+        arch, streams, placed, roots = self.assemble(self.term, lambda key, _: laws[key])
+        if prove is not None:
+            prove(arch, roots, placed)
         slots, shared = _slots(placed, self.tensors)
-        said = notes(self.module, self.graph, slots, shared)
-        return Reading(arch, slots, streams, shared, said, dependent(self.module, slots))
+        said = notes(self.module, slots, shared)
+        reading = Reading(arch, slots, streams, shared, said, dependent(self.module, slots), laws, self.again)
+        self.module, self.tensors = nn.Module(), {}  # not kept alive
+        return reading
+
+    def again(self, module: nn.Module) -> Reading:
+        """Read another module of the same structure: the laws of its weights alone."""
+        _check_tensors(module)
+        return _Reader(_on_cpu(module), self.term).read()
 
     def assemble(
         self, term: Term, laws: Any

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from empirical.build import Architecture
 from meanfield.errors import InputError
-from meanfield.ops import ParameterKey
+from meanfield.ops import Draw, ParameterKey
 
 
 class UnsupportedModuleError(InputError):
@@ -104,6 +104,9 @@ class Reading:
             parameters that the forward pass does not use.
         dependent: Why its weights are not independent, so that the theory does not hold for it: layers that
             are copies of each other or share a tensor. Empty where they are.
+        laws: The law of each parameter, as the architecture has it.
+        again: Reads another module of the same structure, without a forward pass: its laws, in the same
+            architecture. None where the reading was put together by hand.
     """
 
     arch: Architecture
@@ -112,6 +115,8 @@ class Reading:
     shared: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
     dependent: tuple[str, ...] = ()
+    laws: Mapping[ParameterKey, Draw] = field(default_factory=dict)
+    again: Callable[[nn.Module], Reading] | None = None
 
     def tensors(self, module: nn.Module) -> list[tuple[Slot, Tensor]]:
         """Pair every slot with its entries in a module of this structure.

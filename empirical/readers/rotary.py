@@ -47,7 +47,7 @@ def operand(graph: Graph, node: Node, term: Term, *, transposed: bool) -> Operan
         )
     rows, first = _sources(graph, term, node, lay)
     heads, which = distinct(first)
-    if len(heads.unique()) != heads.numel():
+    if len(set(heads.reshape(-1).tolist())) != heads.numel():
         raise UnsupportedModuleError(node.module, "heads that share coordinates of a projection")
     examples = torch.tensor([int((which == head).nonzero()[0, 0]) for head in range(len(heads))])
     turns = _turns(graph, term, node, lay, rows[examples], heads, examples)

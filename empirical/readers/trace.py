@@ -98,6 +98,11 @@ class Graph:
     output: Any
     of: dict[int, Node]
 
+    def forget(self) -> None:
+        """Let go of all values."""
+        for node in self.nodes:
+            node.value = torch.empty(0)
+
     def run(self, given: Mapping[Node, Tensor], wanted: Iterable[Node]) -> list[Tensor]:
         """Compute nodes anew, in float64, with other values for some of them.
 

@@ -97,8 +97,13 @@ def test_gram_matrices_are_averaged_and_given_vectors_told_from_made_ones() -> N
     assert not given_vectors([reading(ARCH, ids=torch.zeros(1, 2).long().numpy())])
 
 
-def test_small_matrices_are_read_more_often() -> None:
-    assert readings_needed(reading(ARCH, width=8)) == 782  # 50,000 entries in matrices of 64
-    assert readings_needed(reading(ARCH, width=512)) == 1
-    made = reading(ARCH, width=512, gram=np.eye(2), features={"p": np.eye(2)})
-    assert readings_needed(made) == 512  # 4,096 coordinates in vectors of 8
+def test_small_tensors_are_read_more_often() -> None:
+    def drawn(width: int, *laws: Draw) -> Reading:
+        slots = [whole("w", ParameterKey(k, "ffn.up", "weight"), (width, width)) for k in range(len(laws))]
+        known = {slot.key: law for slot, law in zip(slots, laws, strict=True)}
+        return dataclasses.replace(reading(ARCH), slots=tuple(slots), laws=known)
+
+    assert readings_needed(drawn(8, Draw(1))) == 313  # 20,000 entries in matrices of 64
+    assert readings_needed(drawn(8, Draw(1), Draw(1))) == 157  # in two layers
+    assert readings_needed(drawn(8, Draw(0, mean=1))) == 1  # a constant is known from one
+    assert readings_needed(drawn(512, Draw(1))) == 1
