@@ -177,7 +177,14 @@ def audited(
     kind = None if dtype is None else torch_dtype(dtype, where)
     plan = Plan(tuple(numbers), loss, label_smoothing, where, kind)
     measured = measure(build, batch, plan, read, progress)
-    prediction = predict_reading(measured.reading, loss, samples, label_smoothing, progress=progress)
+    prediction = predict_reading(
+        measured.reading,
+        loss,
+        samples,
+        label_smoothing,
+        fixed=measured.fixed_input,
+        progress=progress,
+    )
     return _joined(prediction, measured, plan, samples, tolerance)
 
 

@@ -121,6 +121,7 @@ def predict_reading(
     samples: int = 64,
     label_smoothing: float = 0.0,
     *,
+    fixed: bool = True,
     notes: tuple[str, ...] = (),
     progress: Callable[[int], None] | None = None,
 ) -> ModulePrediction:
@@ -131,6 +132,7 @@ def predict_reading(
         loss: As for `predict`.
         samples: As for `predict`.
         label_smoothing: As for `predict`.
+        fixed: Whether vectors that enter the first layer are the same in every draw of the weights.
         notes: What to say besides the notes of the reading.
         progress: Called with the number of samples drawn since the last call.
 
@@ -145,6 +147,7 @@ def predict_reading(
         label_smoothing=label_smoothing,
         samples=samples,
         progress=progress,
+        fixed=fixed and _given_vectors(reading),
         **_data(reading),
     )
     found = prediction.record.grad_sq
@@ -174,6 +177,12 @@ def check_independent(reading: Reading) -> None:
             f"the theory is for independent weights: {reading.dependent[0]}"
             + (f" (and {more} more)" if more else "")
         )
+
+
+def _given_vectors(reading: Reading) -> bool:
+    """Whether the vectors that enter are the batch's own; those that weights make differ from draw to draw."""
+    vectors = any(stream.gram is not None for stream in reading.streams)
+    return vectors and not any(stream.features for stream in reading.streams)
 
 
 def places_of(reading: Reading) -> dict[str, list[Slot]]:

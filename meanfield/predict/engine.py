@@ -37,6 +37,7 @@ def predict(
     ids: PerStack | None = None,
     padding: PerStack | None = None,
     features: FeaturesPerStack | None = None,
+    fixed: bool = False,
     samples: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Prediction:
@@ -68,6 +69,9 @@ def predict(
             f_theta(i) theta, by name: K_ij = <f_theta(i), f_theta(j)>, T x T. Each gets a row of layer 0 with
             E||dL/dtheta||^2 = sum_ij K_ij G_ij, G the gradient kernel of the vectors: patch projections,
             class tokens, positions, biases.
+        fixed: With ``gram`` and samples: whether the vectors are the same in every initialisation, so that
+            gram is exactly theirs. Without, they are Gaussian and gram is its mean: of T tokens the traces of
+            its powers are then larger by T/width and more, which queries and keys see.
         samples: Initialisations to draw for the means and error bars at the real width; 0 for the limit.
         progress: Called with the number of initialisations drawn since the last call.
 
@@ -134,6 +138,7 @@ def predict(
         ids=ids,
         padding=padding,
         features=features,
+        fixed=fixed,
         dtype="float32" if _moderate(record) else "float64",
         progress=progress,
     )

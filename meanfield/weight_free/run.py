@@ -34,6 +34,7 @@ class Feed:
         real: Which tokens are no padding, (batch, tokens); None where all are.
         ids: Token ids, (seeds or 1, T); None for vectors.
         root: Root of the T x T Gram matrix of the vectors; None for independent ones.
+        fixed: Whether that matrix is exactly theirs in every draw, and not its mean.
         features: Inner products of what makes the vectors, T x T, by the names of the parameters.
     """
 
@@ -41,6 +42,7 @@ class Feed:
     real: NDArray[np.bool_] | None = None
     ids: NDArray[Any] | None = None
     root: NDArray[np.float64] | None = None
+    fixed: bool = False
     features: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 

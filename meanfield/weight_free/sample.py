@@ -35,6 +35,7 @@ def sample(
     ids: PerStack | None = None,
     padding: PerStack | None = None,
     features: FeaturesPerStack | None = None,
+    fixed: bool = False,
     dtype: str = "float64",
     backend: Backend | None = None,
     progress: Callable[[int], None] | None = None,
@@ -63,6 +64,7 @@ def sample(
         padding: Booleans (batch, tokens), True for a real token; the others are not attended to and have no
             part in the loss.
         features: T x T inner products of what makes the vectors, by the names of the parameters.
+        fixed: Whether the vectors are the same in every initialisation, so that gram is exactly theirs.
         dtype: ``"float32"`` or ``"float64"``.
         backend: Where to compute; numpy by default, with this dtype.
         progress: Called with the number of seeds finished since the last call.
@@ -106,6 +108,8 @@ def sample(
     batch, head = positive_integer("batch", batch), fed[-1].stack.head
     if loss == "cross_entropy" and head is None:
         raise InputError(f"loss={loss!r} needs an output head and {arch.name} has none: give vocab=...")
+    if fixed and not any(each.input.gram is not None for each in fed):
+        raise InputError("fixed=True means that gram is exactly that of the vectors: give gram as well")
     roots = [_root(each.input, batch, each.tokens) if each.stack.embedding is None else None for each in fed]
     where = Backend(dtype) if backend is None else backend
     ordered = _check_seeds(seeds)
@@ -114,7 +118,7 @@ def sample(
     found: list[dict[ops.ParameterKey, NDArray[np.float64]]] = []
     for start in range(0, len(ordered), together):
         chunk = ordered[start : start + together]
-        data = _data(fed, chunk, batch, target, roots)
+        data = _data(fed, chunk, batch, target, roots, fixed)
         run = Run(where, where.streams(chunk), batch, data.feeds[0])
         with np.errstate(all="ignore"), one_thread():  # what is beyond the type is refused below
             squares(arch, data, run)
@@ -153,6 +157,7 @@ def _data(
     batch: int,
     loss: Loss,
     roots: list[NDArray[np.float64] | None],
+    fixed: bool,
 ) -> Data:
     """Ids and labels of some seeds, each from the seed's own stream on the host."""
     streams = [generator(seed, "discrete") for seed in seeds]
@@ -166,7 +171,7 @@ def _data(
         ids = None if each.input.ids is None else each.input.ids.reshape(1, -1)
         if embedding is not None:
             ids = integers(embedding.vocab, total) if ids is None else np.repeat(ids, len(seeds), axis=0)
-        feeds.append(Feed(each.tokens, each.padding, ids, root, each.input.features))
+        feeds.append(Feed(each.tokens, each.padding, ids, root, fixed, each.input.features))
     head = fed[-1].stack.head
     labels = None
     if loss.name == "cross_entropy" and head is not None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meanfield import ops
+from meanfield.errors import InputError
 from meanfield.moments.loss import Loss
 from meanfield.weight_free import losses
 from meanfield.weight_free.backend import Array
@@ -85,10 +86,9 @@ def _up(arch: ops.Transformer, run: Run) -> tuple[Array, Kept]:
     """Last hidden states, and what each embedding and each part has saved."""
     run.layer, run.tied = 0, None
     kept: Kept = []
-    ids, root = run.feed.ids, run.feed.root
+    ids = run.feed.ids
     if ids is None:
-        x = run.normal(run.batch * run.tokens, arch.width)
-        x = x if root is None else run.backend.asarray(root) @ x
+        x = _vectors(arch.width, run)
     else:
         x = 0.0
         for embedding, own in _embeddings(arch, ids, run):
@@ -102,6 +102,23 @@ def _up(arch: ops.Transformer, run: Run) -> tuple[Array, Kept]:
         x, saved = forward(part, x, run)
         kept.append((first, part, saved))
     return x, kept
+
+
+def _vectors(width: int, run: Run) -> Array:
+    """Input vectors: Gaussian, or in a random position with exactly the Gram matrix that is given."""
+    root = run.feed.root
+    if root is None:
+        return run.normal(run.batch * run.tokens, width)
+    if not run.feed.fixed:
+        return run.backend.asarray(root) @ run.normal(len(root), width)
+    root = root[:, root.any(axis=0)]
+    if root.shape[1] > width:
+        raise InputError(
+            f"gram has rank {root.shape[1]} and vectors of width {width} have at most {width}: give X X^T / "
+            f"{width}, or fixed=False"
+        )
+    frame, _ = run.xp.linalg.qr(run.xp.matrix_transpose(run.normal(root.shape[1], width)))
+    return width**0.5 * (run.backend.asarray(root) @ run.xp.matrix_transpose(frame))
 
 
 def _top(arch: ops.Transformer, y: Array, data: Data, run: Run) -> Array:

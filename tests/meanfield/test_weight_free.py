@@ -13,10 +13,12 @@ import meanfield as mf
 from empirical.layers.attention import relative_buckets
 from meanfield import ops
 from meanfield.errors import InputError, MissingRuleError, UnknownNameError
+from meanfield.given import gram_root
 from meanfield.moments.masks import bucket
 from meanfield.weight_free import Backend, backward, forward, sample
 from meanfield.weight_free.linear import project, project_back
 from meanfield.weight_free.run import Feed, Run
+from meanfield.weight_free.stack import _vectors
 from tests.meanfield.weights import bare, both_ways, with_hidden_layer
 
 SMALL: dict[str, Any] = {"width": 8, "depth": 2, "heads": 2, "d_ff": 12}
@@ -307,6 +309,13 @@ class Unknown(ops.Op):
         (mf.pre_ln(**SMALL, vocab=9, positions=1), {}, InputError, "do not reach"),
         (mf.pre_ln(**SMALL, rotary=0.25), {}, InputError, "rotary fraction"),
         ("pre_ln", {}, InputError, "no architecture"),
+        (mf.pre_ln(**SMALL), {"fixed": True}, InputError, "fixed=True means that gram is exactly that"),
+        (
+            mf.pre_ln(**SMALL),
+            {"fixed": True, "gram": np.eye(40), "tokens": 40},
+            InputError,
+            "rank 40",
+        ),
     ],
 )
 def test_what_cannot_be_sampled_is_refused(
@@ -324,6 +333,19 @@ def test_what_has_no_rule_is_refused_by_name() -> None:
         backward.backward(Unknown(), None, None, run)
     with pytest.raises(MissingRuleError, match="weights of mean 1"):
         project({"up": ops.Linear(2, 2, ops.Draw(1, mean=1))}, np.ones((1, 1, 2)), run)
+
+
+def test_fixed_vectors_have_exactly_the_gram_matrix_that_is_given() -> None:
+    gram = np.array([[2.0, 1.0, 1.0], [1.0, 2.0, 1.0], [1.0, 1.0, 1.0]]) / 2
+    backend = Backend()
+
+    def drawn(fixed: bool) -> Any:
+        feed = Feed(3, root=gram_root(gram), fixed=fixed)
+        x = _vectors(5, Run(backend, backend.streams([0, 1]), 1, feed))  # (seeds, tokens, width)
+        return x @ x.transpose(0, 2, 1) / 5
+
+    assert drawn(True) == pytest.approx(np.stack([gram, gram]))
+    assert drawn(False) != pytest.approx(np.stack([gram, gram]), rel=0.05)
 
 
 def test_numbers_beyond_the_type_are_refused() -> None:
