@@ -33,6 +33,7 @@ class Expected:
         embedding: Factor on the embedding, None without one.
         position: Whether positions are learned.
         segment: Whether there are segments.
+        alibi: Whether distances are subtracted from the scores.
     """
 
     block: str = "+(N A) +(N F)"
@@ -54,6 +55,7 @@ class Expected:
     embedding: float | None = 1.0
     position: bool = False
     segment: bool = False
+    alibi: bool = False
 
 
 POST, PRE, SANDWICH = "+(A) N +(F) N", "+(N A) +(N F)", "+(N A N) +(N F N)"
@@ -121,6 +123,10 @@ READ: dict[str, Expected] = {
     "xt_ff_mult": replace(XT, d_ff=128),
     "xt_only_attn": replace(XT, block="+(N A)", activation=None),
     "xt_rotary": replace(XT, rotary=0.5),
+    "xt_alibi": replace(XT, alibi=True),
+    "xt_decoder_alibi": replace(XT, causal=True, alibi=True),
+    "bloom": Expected(activation="gelu_tanh", causal=True, alibi=True, entry_norm=True),
+    "mpt": Expected(causal=True, alibi=True, qkv_bias=False),
     "xt_kv_heads": replace(XT, kv_heads=2),
     "xt_one_kv_head": replace(XT, kv_heads=1),
     "xt_depth_scale_init": XT,
@@ -136,11 +142,11 @@ READ: dict[str, Expected] = {
 """Families that must be read, and what must be found."""
 
 REFUSED = (
-    "deberta", "deberta_v2", "funnel", "mamba", "mixtral", "mpt", "bloom", "xt_alibi", "xt_decoder_alibi",
-    "xt_dynamic_tanh", "xt_talking_heads", "xt_gate_values", "xt_on_attn", "xt_mem_kv", "xt_value_residual",
-    "xt_residual_attn", "xt_gate_residual", "xt_shift_tokens", "xt_unet_skips", "xt_hyper_connections",
-    "xt_softclamp_output", "xt_encoder_decoder", "xt_dynamic_pos_bias", "xt_decoder_rotary_xpos", "swin",
-)  # fmt: skip
+    *("deberta", "deberta_v2", "funnel", "mamba", "mixtral", "swin", "xt_dynamic_tanh", "xt_talking_heads"),
+    *("xt_gate_values", "xt_on_attn", "xt_mem_kv", "xt_value_residual", "xt_residual_attn", "xt_unet_skips"),
+    *("xt_gate_residual", "xt_shift_tokens", "xt_hyper_connections", "xt_softclamp_output"),
+    *("xt_encoder_decoder", "xt_dynamic_pos_bias", "xt_decoder_rotary_xpos"),
+)
 """Families for which there is no op, or no loss. All others may be read or refused."""
 
 
