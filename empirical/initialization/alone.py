@@ -44,19 +44,28 @@ def broken(items: list[Item]) -> tuple[list[Finding], list[Item]]:
     return findings, usable
 
 
-def skipped(module: nn.Module) -> Iterator[Finding]:
-    """Name parameters that are no floating-point numbers: quantised ones have no law.
+def left_out(module: nn.Module, items: list[Item], read: bool) -> Iterator[Finding]:
+    """Name parameters that are no floating-point numbers, and those that a reading does not cover.
 
     Args:
         module: Any module.
+        items: Its items.
+        read: Whether there is a reading.
 
     Yields:
-        A note, or nothing.
+        Notes: ``skipped``, as a quantised tensor has no law, and ``unused``.
     """
     names = [name for name, tensor in named_tensors(module).items() if not tensor.is_floating_point()]
     if names:
-        message = f"{len(names)} tensors are no floating-point numbers and were left out: {names[0]}, ..."
+        message = f"no floating-point numbers, left out: {_few(names)}"
         yield Finding("skipped", tuple(names), message)
+    unused = [item.label for item in items if item.key is None]
+    if read and unused:
+        yield Finding("unused", tuple(unused), f"the output does not depend on them: {_few(unused)}")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def constants(samples: dict[Item, Sample]) -> Iterator[Finding]:
@@ -68,7 +77,7 @@ def constants(samples: dict[Item, Sample]) -> Iterator[Finding]:
         samples: The items with their samples.
 
     Yields:
-        Findings; rows that are 0 are a note.
+        ``dead`` and ``constant``; ``padding`` and ``zero_table``, which are notes.
     """
     groups: dict[tuple[str, float], list[Item]] = defaultdict(list)
     padded: dict[str, int] = {}
@@ -79,7 +88,9 @@ def constants(samples: dict[Item, Sample]) -> Iterator[Finding]:
         elif sample.zero_rows:
             padded[item.label] = sample.zero_rows
     for (_, value), group in groups.items():
-        if value == 0:
+        if value == 0 and _added(group[0]):
+            yield Finding("zero_table", labels(group), f"{named(group)}: all entries are 0")
+        elif value == 0:
             message = "all entries are 0"
             if group[0].key is not None:
                 message += ": nothing passes forward through it, and no gradient behind it"
@@ -90,6 +101,14 @@ def constants(samples: dict[Item, Sample]) -> Iterator[Finding]:
     for label, rows in padded.items():
         many = "one row" if rows == 1 else f"{rows} rows"
         yield Finding("padding", (label,), f"{label} has {many} of zeros, left out of the tests")
+
+
+def _added(item: Item) -> bool:
+    """Whether a tensor is added to something that is there without it: positions, segments, relative bias."""
+    if item.key is None:
+        return False
+    table = item.kind == "table" and not item.key.module.endswith("embedding")
+    return table or item.key.module == item.label
 
 
 def types(items: list[Item]) -> Iterator[Finding]:

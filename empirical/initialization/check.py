@@ -77,7 +77,7 @@ def check_initialization(
     tested = family(own, {item: e for item, e in known.items() if item in own})
     said = chain(
         faults,
-        alone.skipped(module),
+        alone.left_out(module, items, reading is not None),
         alone.constants(samples),
         alone.types(items),
         shared(module, items, reading),

@@ -12,7 +12,9 @@ from empirical.readers.reading import Reading
 from meanfield.initialization import Initialization, Sizes, initialization
 from meanfield.ops import ONES, ZEROS, Attention, Draw, FeedForward, Transformer, walk
 
-_WEIGHTS = re.compile(r"(?:cross_)?attention\.([qkvo])|ffn\.(up|gate|down)|(embedding|position|segment|head)")
+_WEIGHTS = re.compile(
+    r"(?:cross_)?attention\d*\.([qkvo])|ffn\d*\.(up|gate|down)|(embedding|position|segment|head)"
+)
 _BIASES = {"q": "attention", "k": "attention", "v": "attention", "o": "output", "gate": "up"}
 
 

@@ -60,9 +60,8 @@ class Family:
 def family(samples: dict[Item, Sample], expected: dict[Item, Expected]) -> Family:
     """Test everything at once.
 
-    Without a scheme the variances of each role are compared over the layers; with one also those roles that
-    it says nothing of, or that fail. A mean is tested where entries are drawn around a known one: in
-    matrices, and in what a scheme draws.
+    The variances of each role are compared over the layers, and with the scheme. A mean is tested where
+    entries are drawn around a known one: in matrices, and in what a scheme draws.
 
     Args:
         samples: Tensors with numbers of their own.
@@ -87,11 +86,7 @@ def family(samples: dict[Item, Sample], expected: dict[Item, Expected]) -> Famil
             p_value = mean_p_value(sample.mean - mean, sample.variance, sample.entries)
             tests.append(Test("mean", (item,), p_value))
         tests += [Test(what, (item,), p_value) for what, p_value in sample.unevenness.items()]
-    tests += [
-        Test("peers", tuple(role.items), role.p_value)
-        for role in peers.roles(samples)
-        if not set(role.items) & set(drawn)
-    ]
+    tests += [Test("peers", tuple(role.items), role.p_value) for role in peers.roles(samples)]
     rejected, level = holm([test.p_value for test in tests], LEVEL)
     failed = [test for test, out in zip(tests, rejected, strict=True) if out]
     return Family(samples, drawn, tests, failed, level)
@@ -118,13 +113,26 @@ def findings(found: Family, scheme: str) -> Iterator[Finding]:
     Yields:
         ``variance``, ``mean``, ``peers``, ``not_independent``; and ``depth_scaled``, a note.
     """
-    yield from against.explained(_groups(found), found.samples, scheme)
+    groups = _groups(found)
+    blamed = {item for group, _ in groups for item in group}
+    yield from against.explained(groups, found.samples, scheme)
     yield from _means(found)
+    yield from _apart(found, blamed)
+    yield from _uneven(found)
+
+
+def _apart(found: Family, blamed: set[Item]) -> Iterator[Finding]:
+    """Roles whose layers differ; where a scheme names the same tensors they are not named twice."""
     for test in found.failed:
         if test.kind == "peers":
             role = peers.Role(list(test.items), [found.samples[item] for item in test.items])
-            yield peers.describe(role, peers.pattern(role, found.level))
-    yield from _uneven(found)
+            how = peers.pattern(role, found.level)
+            odd = {role.items[k] for k in how.odd}
+            said = set(role.items) & set(found.expected) and (
+                how.kind != "few" or odd == blamed & set(role.items)
+            )
+            if not said:
+                yield peers.describe(role, how)
 
 
 def _groups(found: Family) -> list[tuple[list[Item], Expected]]:

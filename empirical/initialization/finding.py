@@ -36,8 +36,10 @@ NOTES: dict[str, str] = {
     "depth_scaled": "a variance that changes smoothly with the layer",
     "law": "the right variance, and another law than expected",
     "padding": "rows of a table that are 0",
+    "zero_table": "a table of zeros that is added to the tokens or the scores: it says nothing at first",
     "layers_vary": "layers of two kinds, in runs or in a period",
     "last_norm": "the last layer ends in a norm and another one follows",
+    "unused": "tensors that the output does not depend on",
     "skipped": "tensors that are no floating-point numbers",
 }
 """Kinds of notes."""

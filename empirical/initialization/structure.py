@@ -151,7 +151,7 @@ def _differs(one: Difference, layer: int, reading: Reading) -> Finding:
         message = f"{where}: {one.feature} is {_plain(value)}, {others} {_plain(usual)}"
         return Finding("layer_differs", names, message)
     if value < usual:
-        absent = missing_names(reading, one.prefix, layer)
+        absent = missing_names(reading, one.prefix, layer, one.depth)
         has = f"{'no' if value == 0 else value} {one.feature}, {others} {usual}"
         missing = f": {', '.join(absent)} is missing" if absent else ""
         return Finding("norm_missing", absent or names, f"{where} has {has}{missing}")
@@ -168,42 +168,32 @@ def _factors(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, float) for part in value)
 
 
-def _layer_places(reading: Reading, prefix: str) -> dict[int, list[Place]]:
-    """Places by name of the tensors of each layer of a stack."""
-    where = places({slot.name for slot in reading.slots})
-    found: dict[int, list[Place]] = defaultdict(list)
-    for slot in reading.slots:
-        if slot.key.module.startswith(prefix):
-            found[slot.key.layer].append(where[slot.name])
-    return found
-
-
-def missing_names(reading: Reading, prefix: str, layer: int) -> tuple[str, ...]:
-    """Name the modules whose tensors the other layers have and one layer has not.
+def missing_names(reading: Reading, prefix: str, layer: int, depth: int) -> tuple[str, ...]:
+    """Name the modules whose tensors most other layers have and one layer has not.
 
     Args:
         reading: What was read.
         prefix: Prefix of the stack.
         layer: The layer, from 1.
+        depth: Number of layers.
 
     Returns:
         Their names; none where layers have no number of their own.
     """
-    by_layer = _layer_places(reading, prefix)
-    own = by_layer[layer]
-    numbers = {place.layer for place in own if place.layer is not None}
+    where = places({slot.name for slot in reading.slots})
+    found: dict[int, set[Place]] = defaultdict(set)
+    for slot in reading.slots:
+        if slot.key.module.startswith(prefix) and 1 <= slot.key.layer <= depth:
+            found[slot.key.layer].add(where[slot.name])
+    own = {place.role for place in found[layer]}
+    numbers = {place.layer for place in found[layer] if place.layer is not None}
     if len(numbers) != 1:
         return ()
-    roles = {place.role for place in own}
-    counts = Counter(
-        role for number, found in by_layer.items() if number != layer for role in {p.role for p in found}
+    others = Counter(
+        role for number in found if number != layer for role in {place.role for place in found[number]}
     )
-    usual = [role for role, count in counts.items() if count * 2 > len(by_layer) - 1 or count > 1]
+    absent = [
+        role for role, count in others.items() if 2 * count >= depth and role not in own and "*" in role
+    ]
     number = str(numbers.pop() - 1)
-    return tuple(
-        dict.fromkeys(
-            role.replace("*", number, 1).rpartition(".")[0]
-            for role in usual
-            if role not in roles and "*" in role
-        )
-    )
+    return tuple(dict.fromkeys(role.replace("*", number, 1).rpartition(".")[0] for role in absent))

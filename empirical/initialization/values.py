@@ -31,18 +31,21 @@ def constants(samples: dict[Item, Sample], known: set[Item]) -> Iterator[Finding
     vectors = [
         item for item in samples if item.kind in ("bias", "gain", "shift", "vector") and not item.matrix
     ]
+    counts: dict[str, Counter[float | str]] = defaultdict(Counter)
+    for item in vectors:
+        counts[item.role][_value(samples[item])] += 1
+        if item.kind != "vector":
+            counts[item.kind][_value(samples[item])] += 1
     groups: dict[tuple[str, str], list[Item]] = defaultdict(list)
     for item in vectors:
-        if item in known:
+        peers = counts[item.role] if counts[item.role].total() > 1 else counts[item.kind]
+        peers = peers - Counter([_value(samples[item])])
+        number = peers.total()
+        if item in known or not number:
             continue
-        peers = [other for other in vectors if other.role == item.role and other is not item]
-        if not peers and item.kind != "vector":
-            peers = [other for other in vectors if other.kind == item.kind and other is not item]
-        if not peers:
-            continue
-        usual, count = Counter(_value(samples[other]) for other in peers).most_common(1)[0]
-        if count >= MOST * len(peers) and _value(samples[item]) != usual:
-            groups[item.role, _message(samples[item], usual, count, len(peers))].append(item)
+        usual, count = peers.most_common(1)[0]
+        if count >= MOST * number and _value(samples[item]) != usual:
+            groups[item.role, _message(samples[item], usual, count, number)].append(item)
     for (_, message), group in groups.items():
         yield Finding("value", labels(group), f"{named(group)} {message}")
 

@@ -246,3 +246,15 @@ def test_embeddings_that_nothing_scales_are_found() -> None:
     check = check_initialization(model, batch=ids)
     assert found(check) == {"embedding_scale": ("tokens.weight",)}
     assert "a factor sqrt(d) = 8 on the tokens is missing" in message(check, "embedding_scale")
+
+
+def test_a_layer_that_differs_is_named_beside_a_scheme_that_all_miss() -> None:
+    module: Any = encoder()
+    with torch.no_grad():
+        module.layers[2].self_attn.in_proj_weight[:WIDTH] *= 2**0.5  # now what the scheme says, by chance
+        module.layers[1].linear1.weight *= 2
+    q = "layers.2.self_attn.in_proj_weight[q]"
+    against = check_initialization(module, "xavier_uniform")
+    assert set(found(against)["peers"]) == {q, "layers.1.linear1.weight"}
+    right = found(check_initialization(module, "torch"))
+    assert right == {"variance": (q, "layers.1.linear1.weight")}

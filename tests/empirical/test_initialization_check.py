@@ -362,3 +362,26 @@ def test_checking_changes_nothing() -> None:
     assert module.training
     assert all(torch.equal(before[name], tensor) for name, tensor in module.named_parameters())
     assert all(np.isfinite(check_initialization(module, "torch").df.variance_hat))
+
+
+def test_a_table_of_zeros_that_is_added_is_a_note_and_one_of_tokens_a_fault() -> None:
+    arch = mf.pre_ln(width=32, depth=2, heads=2, vocab=30, positions=8)
+    for module, kind in (("position", "zero_table"), ("embedding", "dead")):
+        model = empirical.build(arch)
+        next(p.tensor for p in named_parameters(model) if p.key.module == module).detach().zero_()
+        check = check_initialization(model, reading=own_reading(arch, model))
+        assert [said.kind for said in (*check.findings, *check.notes)] == [kind]
+
+
+def test_what_the_output_does_not_depend_on_is_a_note() -> None:
+    module = encoder(2)
+    module.layers[1].spare = nn.Linear(4, 4)
+    check = check_initialization(module)
+    assert check.ok
+    assert [(note.kind, note.names[0]) for note in check.notes] == [("unused", "layers.1.spare.weight")]
+
+
+def test_quantised_tensors_are_left_out_and_named() -> None:
+    module = encoder(2)
+    module.register_parameter("packed", nn.Parameter(torch.zeros(4, dtype=torch.int8), requires_grad=False))
+    assert "skipped" in {note.kind for note in check_initialization(module).notes}

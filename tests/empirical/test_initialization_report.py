@@ -1,8 +1,11 @@
 """What a check looks like: its table, its text, its JSON."""
 
+import contextlib
 import io
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -80,3 +83,15 @@ def test_detectable_shrinks_with_the_size_of_the_tensor() -> None:
     sizes, ratios = tested.entries.to_numpy(), tested.detectable.to_numpy()
     assert 1 < ratios[-1] < ratios[0]
     assert (ratios[-1] - 1) / (ratios[0] - 1) == pytest.approx(math.sqrt(sizes[0] / sizes[-1]), rel=0.1)
+
+
+def test_the_page_shows_what_is_printed_and_lists_every_kind() -> None:
+    page = (Path(__file__).parents[2] / "docs/initialization_check.md").read_text()
+    code, text = (page.split(f"```{kind}\n")[1].split("\n```")[0] for kind in ("python", "text"))
+    names: dict[str, Any] = {}
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "example", "exec"), names)
+    assert [line.rstrip() for line in printed.getvalue().rstrip().splitlines()] == text.splitlines()
+    for kind, what in (FAULTS | NOTES).items():
+        assert f"| `{kind}` | {what} |" in page
