@@ -13,7 +13,7 @@ import numpy as np
 from meanfield.errors import InputError, MissingRuleError
 from meanfield.moments.attention import attention_weights
 from meanfield.moments.identity import between_branches, identity_share
-from meanfield.moments.means import activated, activated_mean, products, refuse_mean
+from meanfield.moments.means import activated, activated_mean, mean_free, products, refuse_mean
 from meanfield.moments.state import Exchangeable, Kernel, Layout, Step
 from meanfield.ops import (
     Activation,
@@ -73,11 +73,12 @@ def _linear(op: Linear, kernel: Kernel, layout: Layout, mean: Any = 0.0) -> Step
 def _norm(op: Norm, kernel: Kernel, layout: Layout, mean: Any = 0.0) -> Step:
     """Q_ij -> gain^2 Q_ij / (s_i s_j) + shift^2, s_i^2 = Q_ii + eps. Source: xiong2020, App. C."""
     # The mean over coordinates that LayerNorm subtracts is O(1/d) but for what `mean` says.
-    if op.kind == "layernorm":
-        kernel, mean = kernel - products(mean, mean, layout) if np.any(mean) else kernel, 0.0
+    if op.kind == "layernorm" and not mean_free(mean):
+        kernel, mean = kernel - products(mean, mean, layout), 0.0
     own = layout.own(kernel) + op.eps
     first, second = layout.pair(own)
-    after, mean = kernel / np.sqrt(first * second), mean / np.sqrt(own)
+    after = kernel / np.sqrt(first * second)
+    mean = mean if mean_free(mean) else mean / np.sqrt(own)
     if op.plain:
         return Step(op, kernel, after, mean=mean)
     gain, shift = float(op.gain.mean), float(op.shift.mean)
@@ -129,9 +130,10 @@ def _attention(op: Attention, kernel: Kernel, layout: Layout, mean: Any = 0.0) -
     queries, keys = (None if step is None else step.after for step in (query, key))
     weights = attention_weights(op, queries, keys, layout)
     after, mean = weights.mix(value.after), value.mean  # weights sum to 1
-    if np.ptp(mean):
-        refuse_mean(f"{op.name}", mean, "give the bias of the values entries of mean 0")
-    mean = np.max(mean)
+    if not mean_free(mean):
+        if np.ptp(mean):
+            refuse_mean(op.name, mean, "give the bias of the values entries of mean 0")
+        mean = float(np.max(mean))
     inner["mixed"] = Step(op, value.after, after)
     if op.inner is not None:
         inner["inner"] = forward(op.inner, after, layout, mean)
@@ -186,8 +188,10 @@ def _residual(op: Residual, kernel: Kernel, layout: Layout, mean: Any = 0.0) -> 
     branch = forward(op.branch, kernel, layout, mean)
     skip, scale = float(op.skip_scale), float(op.branch_scale)
     first, second = layout.pair(identity_share(branch, layout))
-    shared = (first + second) * (kernel - products(mean, mean, layout))
-    shared = shared + products(mean, branch.mean, layout) + products(branch.mean, mean, layout)
+    shared = (first + second) * kernel
+    if not mean_free(mean, branch.mean):
+        shared = shared - (first + second) * products(mean, mean, layout)
+        shared = shared + products(mean, branch.mean, layout) + products(branch.mean, mean, layout)
     after = skip**2 * kernel + scale**2 * branch.after + skip * scale * shared
     if not np.isfinite(after).all():
         raise InputError(f"hidden states overflow at {op.name}: lower the depth or the weights' variance")
@@ -199,11 +203,12 @@ def _parallel(op: Parallel, kernel: Kernel, layout: Layout, mean: Any = 0.0) -> 
     """Q -> the sum over branches, and what they share of the input. Source: wang2021gptj."""
     inner = {str(place): forward(branch, kernel, layout, mean) for place, branch in enumerate(op.branches)}
     steps = list(inner.values())
-    total = sum(step.mean for step in steps)
-    shared = between_branches(steps, layout) * (kernel - products(mean, mean, layout))
-    shared = shared + products(total, total, layout)
-    own = [step.after - products(step.mean, step.mean, layout) for step in steps]
-    return Step(op, kernel, np.sum(own, axis=0) + shared, inner, mean=total)
+    between, total = between_branches(steps, layout), sum(step.mean for step in steps)
+    after = np.sum([step.after for step in steps], axis=0) + between * kernel
+    if not mean_free(mean, *(step.mean for step in steps)):
+        after = after - between * products(mean, mean, layout) + products(total, total, layout)
+        after = after - sum(products(step.mean, step.mean, layout) for step in steps)
+    return Step(op, kernel, after, inner, mean=total)
 
 
 @forward.register
