@@ -57,7 +57,9 @@ def parted(steps: Steps, width: int) -> Stack:
     starts = [k for k, step in enumerate(steps) if attends(step)]
     if not starts:
         raise UnsupportedModuleError("", "it has no self-attention: only Transformers are read")
-    # What leads to the first attention inside a layer, such as a feed-forward op before it, repeats in each.
+    # Sums before the first self-attention, of cross-attention or a feed-forward op, begin each layer.
+    first = next((k for k, step in enumerate(steps[: starts[0]]) if isinstance(step, Add)), starts[0])
+    starts = [k - (starts[0] - first) for k in starts]
     last = [*starts[1:], len(steps)]
     blocks = [steps[a:b] for a, b in zip(starts, last, strict=True)]
     tail = _tail(blocks, width)

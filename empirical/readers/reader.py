@@ -128,17 +128,17 @@ class _Reader:
             self.check_roots(term, [root])
             return arch[0], (arch[1],), arch[2], [arch[3]]
         memory = made.memories[0]
-        if any(other is not memory for other in made.memories) or isinstance(memory, Root):
-            raise UnsupportedModuleError(
-                memory.at.module,
-                "a decoder without its encoder: cross-attention must read one encoder's output",
-            )
+        if any(other is not memory for other in made.memories):
+            raise UnsupportedModuleError(memory.at.module, "cross-attention that reads different memories")
         source = _root(memory)
         self.check_roots(term, [root, source])
-        encoder_made = Assembler(laws, prefix="encoder.")
-        encoder = self.stack(
-            parted(Paths(memory, source).steps(memory, source), source.width), encoder_made, source, made
-        )
+        if memory is source:
+            encoder = _given(source, made)
+        else:
+            steps = Paths(memory, source).steps(memory, source)
+            encoder = self.stack(
+                parted(steps, source.width), Assembler(laws, prefix="encoder."), source, made
+            )
         made = Assembler(laws, prefix="decoder.")
         decoder = self.stack(stack, made, root, None)
         placed = [*encoder[2], *decoder[2]]
@@ -183,6 +183,18 @@ class _Reader:
                 raise UnsupportedModuleError(
                     found.at.module, "vectors enter here that are no input of the stack"
                 )
+
+
+def _given(source: Root, decoder: Assembler) -> tuple[Any, Stream, list[Placed], Any]:
+    """A memory that is given: vectors of which no layer is known."""
+    order = decoder.memory_rows
+    assert order is not None
+    real = torch.stack([mask.real for cross, mask in decoder.masks if cross]).all(0)
+    door = entrance(source, order, real, decoder.laws, {}, "encoder.")
+    if source.made.parts:
+        raise UnsupportedModuleError(source.at.module, "a memory that parameters make without any layer")
+    stack = ops.Transformer("memory", "none", "read", (), given=source.width)
+    return stack, door.stream, [], (source, order, real)
 
 
 _COMMON = ParameterKey(0, "embedding", "weight")

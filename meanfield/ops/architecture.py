@@ -107,6 +107,8 @@ class Transformer:
         position: Learned embedding of positions 0, 1, ..., added to that of the tokens, or None.
         segment: Learned embedding of segments, all tokens in the first one, added as well, or None.
         entry: What acts between the embeddings and the first layer (norm, dropout, fork), or None.
+        given: Size of the vectors that a stack without layers hands on, such as a memory that is given to a
+            decoder; None for a stack with layers.
     """
 
     name: str
@@ -119,10 +121,13 @@ class Transformer:
     position: Embedding | None = None
     segment: Embedding | None = None
     entry: Op | None = None
+    given: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.layers:
-            raise InputError("a Transformer without layers: give at least one Repeat")
+        if not self.layers and self.given is None:
+            raise InputError("a Transformer without layers: give at least one Repeat, or given=")
+        if self.layers and self.given is not None:
+            raise InputError(f"given={self.given} with layers: leave it out, the layers say their size")
         if self.embedding is None and (self.position is not None or self.segment is not None):
             raise InputError("position or segment without a token embedding: give embedding= as well")
         if self.head is not None and self.head.tied:
@@ -153,7 +158,7 @@ class Transformer:
     @property
     def width(self) -> int:
         """Size of a token in the residual stream."""
-        return self.feed_forward.up.d_in
+        return self.feed_forward.up.d_in if self.given is None else self.given
 
     def blocks(self) -> Iterator[tuple[int, Sequential]]:
         """Yield (layer, block) for every layer, counted from 1."""

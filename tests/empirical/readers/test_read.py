@@ -305,3 +305,60 @@ def test_a_batch_that_does_not_fit() -> None:
         read(encoder(), "words")
     with pytest.raises(ValueError, match="give fewer"):
         read(encoder(), tuple(modules.vectors() for _ in range(9)))
+
+
+def test_a_decoder_with_a_memory_that_is_given() -> None:
+    def block() -> nn.TransformerDecoderLayer:
+        return nn.TransformerDecoderLayer(WIDTH, HEADS, HIDDEN, batch_first=True)
+
+    decoder = nn.TransformerDecoder(block(), 1)
+    decoder.layers = nn.ModuleList(block() for _ in range(2))
+    decoder.num_layers = 2
+    batch = {"tgt": modules.vectors(), "memory": modules.vectors(1, tokens=5)}
+    reading = read_module(decoder, batch)
+    arch = reading.arch
+    assert isinstance(arch, ops.EncoderDecoder)
+    assert (arch.encoder.depth, arch.encoder.width, arch.decoder.depth) == (0, WIDTH, 2)
+    memory = reading.streams[0].gram
+    assert memory is not None
+    rows = batch["memory"].reshape(10, WIDTH).double()
+    assert torch.allclose(torch.from_numpy(memory), rows @ rows.T / WIDTH)
+    predicted = empirical.predict(decoder, batch, samples=8)
+    assert set(predicted) == {slot.label for slot in reading.slots}
+
+
+def test_constant_gains_and_shifts_are_read() -> None:
+    stack = encoder()
+    with torch.no_grad():
+        stack.layers[1].norm1.weight.fill_(0.5)
+        stack.layers[1].norm1.bias.fill_(0.1)
+    arch = read(stack)
+    assert isinstance(arch, ops.Transformer)
+    norms = [
+        op for run in arch.layers for op in ops.walk(run) if isinstance(op, ops.Norm) and op.name == "norm1"
+    ]
+    assert [(op.gain.mean, round(float(op.shift.mean), 6)) for op in norms] == [(1, 0), (0.5, 0.1), (1, 0)]
+
+
+def test_a_head_with_a_hidden_layer_and_a_bias() -> None:
+    hf = pytest.importorskip("transformers")
+    config = hf.BertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48, vocab_size=61
+    )
+    arch = read(hf.BertForMaskedLM(config), {"input_ids": modules.ids()})
+    assert isinstance(arch, ops.Transformer)
+    assert arch.head is not None
+    assert arch.head.tied
+    assert arch.head.linear.bias == ops.ZEROS
+    assert arch.head.transform is not None
+    assert [type(op).__name__ for op in ops.walk(arch.head.transform)] == [
+        "Sequential", "Linear", "Activation", "Norm",
+    ]  # fmt: skip
+
+
+def test_distances_in_the_scores() -> None:
+    hf = pytest.importorskip("transformers")
+    config = hf.BloomConfig(hidden_size=32, n_layer=1, n_head=4, vocab_size=61)
+    arch = read(hf.BloomModel(config), {"input_ids": modules.ids()})
+    assert isinstance(arch, ops.Transformer)
+    assert arch.attention.alibi == pytest.approx((0.25, 0.0625, 0.015625, 0.00390625), rel=1e-4)
