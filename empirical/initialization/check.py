@@ -18,7 +18,7 @@ from empirical.initialization.report import InitializationCheck
 from empirical.initialization.rows import rows
 from empirical.initialization.sample import Sample, summarise
 from empirical.initialization.shared import shared
-from empirical.initialization.stacks import stacks_of, with_own_norm
+from empirical.initialization.stacks import with_own_norm
 from empirical.readers.reading import Reading, UnsupportedModuleError
 from meanfield.errors import InputError, MissingRuleError, UnknownNameError
 from meanfield.initialization import SCHEMES, Initialization
@@ -42,8 +42,7 @@ def check_initialization(
     Args:
         module: Any module.
         scheme: Name of a scheme, see `meanfield.initializations`, or one as a value; None compares tensors
-        with
-            each other alone.
+            with each other alone.
         batch: A batch for the reader, which runs the module once; None lets it make one.
         reading: What a reader found, if it is there already.
 
@@ -155,5 +154,5 @@ def _structural(
     differences = structure.differences(reading)
     yield from structure.apart(differences, reading)
     yield from placement.placement(reading, stacks, scheme, differences)
-    yield from placement.last_norm(reading, stacks_of(reading))
+    yield from placement.last_norm(reading, samples)
     yield from list(embeddings.unscaled(stacks, samples, scheme)) or embeddings.drowned(reading, samples)

@@ -31,7 +31,7 @@ def unscaled(found: list[Stack], samples: dict[Item, Sample], scheme: str) -> It
         ``embedding_scale``, for the schemes of models that multiply, where no norm follows the embedding.
     """
     for stack in found:
-        item = _table(samples, f"{stack.prefix}embedding")
+        item = _table(samples, stack.prefix, "embedding")
         if scheme not in _SCALED or item is None or stack.arch.embedding is None or _normed(stack.arch):
             continue
         factor, root = float(stack.arch.embedding.scale), math.sqrt(stack.sizes.width)
@@ -56,7 +56,7 @@ def drowned(reading: Reading, samples: dict[Item, Sample]) -> Iterator[Finding]:
         ``embedding_scale``.
     """
     for prefix, stack in stacks_of(reading):
-        token, position = _table(samples, f"{prefix}embedding"), _table(samples, f"{prefix}position")
+        token, position = _table(samples, prefix, "embedding"), _table(samples, prefix, "position")
         if token is None or position is None or stack.embedding is None or stack.position is None:
             continue
         own = samples[token].variance * float(stack.embedding.scale) ** 2
@@ -70,8 +70,10 @@ def drowned(reading: Reading, samples: dict[Item, Sample]) -> Iterator[Finding]:
             yield Finding("embedding_scale", (token.label,), message)
 
 
-def _table(samples: dict[Item, Sample], module: str) -> Item | None:
-    return next((item for item in samples if item.key is not None and item.key.module == module), None)
+def _table(samples: dict[Item, Sample], prefix: str, module: str) -> Item | None:
+    """The table of a stack; one that both stacks of a pair read has no prefix."""
+    found = {item.key.module: item for item in samples if item.key is not None}
+    return found.get(prefix + module, found.get(module))
 
 
 def _normed(stack: Transformer) -> bool:

@@ -38,7 +38,7 @@ NOTES: dict[str, str] = {
     "padding": "rows of a table that are 0",
     "zero_table": "a table of zeros that is added to the tokens or the scores: it says nothing at first",
     "layers_vary": "layers of two kinds, in runs or in a period",
-    "last_norm": "the last layer ends in a norm and another one follows",
+    "last_norm": "a norm after a layer that ends in one, or for another output than the one that was read",
     "unused": "tensors that the output does not depend on",
     "skipped": "tensors that are no floating-point numbers",
 }

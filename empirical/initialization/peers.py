@@ -83,8 +83,7 @@ class Pattern:
 
     Args:
         kind: ``"smooth"`` along the depth; ``"few"``, a minority differs from the rest; ``"all"``, no
-        majority
-            agrees.
+            majority agrees.
         odd: Positions of those that differ; all where no majority agrees, none where the change is smooth.
         exponent: p in variance ~ layer^p, where the change is smooth.
     """

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from empirical.initialization.expected import Stack
 from empirical.initialization.features import NORM, SKIP, Features, features
 from empirical.initialization.finding import Finding, runs
-from empirical.initialization.stacks import layer_name
+from empirical.initialization.items import Item
+from empirical.initialization.sample import Sample
+from empirical.initialization.stacks import layer_name, stacks_of
 from empirical.initialization.structure import Difference
 from empirical.readers.reading import Reading
 from meanfield.initialization import Sizes, deepnorm_constants
-from meanfield.ops import Norm, Residual, Sequential, Transformer
+from meanfield.ops import Norm, Residual, Sequential
 from meanfield.presets.builder import stack as build_stack
 from meanfield.presets.options import Options
 from meanfield.presets.placements import PLACEMENTS
@@ -121,29 +123,37 @@ def _alpha(alpha: float, sizes: Sizes) -> str:
     return ""
 
 
-def last_norm(reading: Reading, found: list[tuple[str, Transformer]]) -> Iterator[Finding]:
+def last_norm(reading: Reading, samples: dict[Item, Sample]) -> Iterator[Finding]:
     """Look at what follows the last layer: a norm that Pre-LN needs, or one too many.
 
     Args:
         reading: What was read.
-        found: Its stacks with the prefixes of their names.
+        samples: Samples of all tensors: gains of 1 that the output does not depend on may be the last norm,
+            of a pooled output.
 
     Yields:
         ``norm_missing`` where layers norm their branches alone and nothing norms the sum; ``last_norm``, a
-        note, where the last layer ends in a norm already.
+        note, where the last layer ends in a norm already, or the norm acts on another output.
     """
-    for prefix, stack in found:
+    spare = [
+        item.label
+        for item, sample in samples.items()
+        if item.key is None and not item.matrix and sample.law == "constant" and sample.mean == 1
+    ]
+    for prefix, stack in stacks_of(reading):
         *_, (depth, block) = stack.blocks()
         inside = any(name.startswith(f"{NORM}before") for name in features(block))
-        ends_in_norm = isinstance(block.ops[-1], Norm)
         part = f"{prefix.rstrip('.')} " if prefix else ""
         if inside and stack.final_norm is None and isinstance(block.ops[-1], Residual):
             message = (
                 f"no norm follows the last of the {depth} {part}layers, whose norms stand inside the "
                 "branches: the output is the sum of all of them and grows with the depth"
             )
-            yield Finding("norm_missing", (layer_name(reading, prefix, depth),), message)
-        elif ends_in_norm and isinstance(stack.final_norm, Norm):
+            if spare:
+                yield Finding("last_norm", tuple(spare), f"{message}; {spare[0]} is for another output")
+            else:
+                yield Finding("norm_missing", (layer_name(reading, prefix, depth),), message)
+        elif isinstance(block.ops[-1], Norm) and isinstance(stack.final_norm, Norm):
             names = tuple(slot.label for slot in reading.slots if slot.key.module == f"{prefix}final_norm")
             message = (
                 f"the last {part}layer ends in a norm and another one follows: at first the second changes "

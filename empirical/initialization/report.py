@@ -25,9 +25,8 @@ class Row:
         entries: Number of entries; rows of zeros in a table are left out.
         mean_hat: Their mean.
         variance_hat: Their sample variance.
-        law: ``"normal"``, ``"uniform"``, ``"constant"``, ``"orthogonal"``, ``"other"``, or ``"undecided"``
-        below
-            200 entries.
+        law: ``"normal"``, ``"uniform"``, ``"constant"``, ``"orthogonal"``, ``"other"``, ``"undecided"``
+            below 200 entries, ``"fixed"`` where nobody drew them.
         kurtosis: By which the law is judged: 3 for a normal, 1.8 for a uniform one.
         dtype: Type of the entries.
         variance: What the scheme says; NaN where it says nothing.

@@ -17,7 +17,7 @@ FoundLaw: TypeAlias = Literal["normal", "uniform", "constant", "fixed", "orthogo
 FEWEST = 200  # entries below which the kurtosis tells nothing: 2.5 standard errors between both laws
 SIDES = 16  # rows or columns below which sums of squares are too few, or of too few terms, for their law
 PROBES = 32
-FEWEST_FIXED, LOOKED_AT = 16, 4096  # entries that have three values or fewer are not drawn
+LOOKED_AT = 4096  # entries; more than 1/32 of them differ in any drawn tensor, in half precision too
 BEYOND_CHANCE = 5.0  # standard errors; the law is a description, not one of the tests
 
 ROWS, COLUMNS, DIRECTIONS = "rows", "columns", "directions"
@@ -32,9 +32,8 @@ class Sample:
         mean: Their mean.
         variance: Their sample variance, around that mean.
         kurtosis: Fourth central moment over the square of the second; NaN for a constant.
-        law: What the kurtosis, and for ``"orthogonal"`` a few products, say; ``"fixed"`` are entries of at
-        most
-            three values, such as an identity matrix.
+        law: What the kurtosis, and for ``"orthogonal"`` a few products, say; ``"fixed"`` are entries
+            that nobody draws: a few values, as in an identity matrix, or sines and cosines.
         zero_rows: Rows of a table that are 0 and were left out: padding.
         unevenness: Probability of sums of squares at least as uneven as found, were all entries independent:
             of ``"rows"``, of ``"columns"``, and of projections on random ``"directions"``.
@@ -87,7 +86,7 @@ def summarise(values: torch.Tensor, table: bool = False) -> Sample:
     if bool((x == x[0, 0]).all()):
         return Sample(n, float(x[0, 0]), 0.0, math.nan, "constant", zero_rows, {})
     mean = float(x.mean())
-    fixed = n >= FEWEST_FIXED and len(torch.unique(x.reshape(-1)[:LOOKED_AT])) <= 3
+    fixed = _few_values(x) or _waves(x)
     square = (x - mean).square_()
     second = float(square.mean())
     kurtosis = float((square / second).square_().mean())
@@ -103,6 +102,18 @@ def summarise(values: torch.Tensor, table: bool = False) -> Sample:
         if share < 0.01:  # of what independent entries give: chance has probability 1e-13 with 16 directions
             law, unevenness = "orthogonal", {}
     return Sample(n, mean, second * n / (n - 1), kurtosis, law, zero_rows, unevenness)
+
+
+def _few_values(x: torch.Tensor) -> bool:
+    first = x.reshape(-1)[:LOOKED_AT]
+    return len(first) >= SIDES and len(torch.unique(first)) <= max(3, len(first) / 32)
+
+
+def _waves(x: torch.Tensor) -> bool:
+    """Whether rows are sines and cosines of as many angles: their squares add to half the columns."""
+    half = x.shape[1] / 2
+    short = len(x) < 2 or x.shape[1] < 4 or float(x[0].abs().max()) > 1 + 1e-3
+    return not short and bool(((x**2).sum(1) - half).abs().max() < 1e-2 * half)
 
 
 def law_of(kurtosis: float, entries: int, largest: float = 0.0) -> FoundLaw:

@@ -13,6 +13,10 @@ from empirical.initialization.finding import Finding, runs
 from empirical.initialization.items import Place, places
 from empirical.initialization.stacks import layer_name, stacks_of
 from empirical.readers.reading import Reading
+from meanfield.ops import Norm, Transformer, walk
+
+POSITIONS = (" window", " rotary", " alibi", " relative bias")
+"""Ends of features in which layers often take turns: one global layer among local ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ def differences(reading: Reading) -> list[Difference]:
     The value that most layers have is taken for right; of a norm, where as many have it as not, once. Layers
     that differ in a run of two or more at either end, periodically (windows), or each from each (Admin)
     follow a pattern, in norms only the run; so do layers at an end all of whose norms are in other places
-    (Mix-LN). A single layer that differs otherwise does not.
+    (Mix-LN), and any difference in windows and positions. A single layer that differs otherwise does not.
 
     Args:
         reading: What was read.
@@ -71,7 +75,11 @@ def differences(reading: Reading) -> list[Difference]:
                 and not (set(name.split()) & without[layer] and name not in without[layer])
             )
             if odd and not _follows(name, found):
-                purpose = _on_purpose(name, values, odd) or (name.startswith(NORM) and _moved(found, odd))
+                purpose = (
+                    _on_purpose(name, values, odd)
+                    or (name.startswith(NORM) and _moved(found, odd))
+                    or (name.startswith(f"{NORM}before") and odd == (1,) and _enters_normed(stack))
+                )
                 result.append(Difference(prefix, len(found), name, values, usual, odd, purpose))
     return result
 
@@ -115,6 +123,8 @@ def _follows(name: str, found: dict[int, Features]) -> bool:
 
 def _on_purpose(name: str, values: dict[int, Any], odd: tuple[int, ...]) -> bool:
     layers = list(values)
+    if name.endswith(POSITIONS):
+        return True
     if len(odd) < 2:
         return False
     if list(odd) in (layers[: len(odd)], layers[-len(odd) :]):
@@ -124,6 +134,11 @@ def _on_purpose(name: str, values: dict[int, Any], odd: tuple[int, ...]) -> bool
     steps = {b - a for a, b in pairwise(odd)}
     periodic = len(steps) == 1 and odd[0] <= (step := steps.pop()) and layers[-1] - odd[-1] < step
     return periodic or len({repr(value) for value in values.values()}) == len(layers)
+
+
+def _enters_normed(stack: Transformer) -> bool:
+    """Whether a norm acts before the first layer, which then needs none of its own (ModernBERT)."""
+    return stack.entry is not None and any(isinstance(op, Norm) for op in walk(stack.entry))
 
 
 def _moved(found: dict[int, Features], odd: tuple[int, ...]) -> bool:

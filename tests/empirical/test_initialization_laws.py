@@ -176,3 +176,17 @@ def test_heavy_tails_widen_the_law() -> None:
     assert variance_law(1000, "other", 9.0).variance == pytest.approx(8 / 1000)
     assert variance_law(1000, "other", NORMAL).variance == variance_law(1000, "normal").variance
     assert math.isclose(variance_law(1000, "other", NORMAL).skewness, variance_law(1000, "normal").skewness)
+
+
+def test_entries_that_nobody_draws_are_fixed() -> None:
+    angles = torch.arange(40)[:, None] * 10_000 ** -(torch.arange(16) / 16)
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    ramp = torch.arange(1.0, 17.0).log().repeat(128, 1)
+    assert [summarise(x).law for x in (waves, torch.eye(32), ramp)] == ["fixed"] * 3
+    assert not summarise(waves).drawn
+    generator = torch.Generator().manual_seed(10)
+    for dtype in (torch.bfloat16, torch.float16):
+        assert summarise(torch.randn(64, 64, generator=generator).to(dtype)).law == "normal"
+        assert summarise(torch.rand(64, 64, generator=generator).to(dtype)).law == "uniform"
+    unit = torch.nn.functional.normalize(torch.randn(64, 64, generator=generator), dim=1)
+    assert summarise(unit).drawn

@@ -179,3 +179,33 @@ def test_a_fault_in_any_norm_of_a_torch_encoder_is_found_where_it_is(pre: bool, 
             setattr(module.layers[layer], name, norm)
             exact = f"layers.{layer}.{name}" if kind == "norm_missing" else f"layers.{layer}"
             assert found(check_initialization(module)) == {kind: (exact,)}
+
+
+def test_a_first_layer_behind_a_norm_needs_none_of_its_own() -> None:
+    def first(ops: list[Op]) -> list[Op]:
+        residual, *rest = ops
+        assert isinstance(residual, Residual)
+        assert isinstance(residual.branch, Sequential)
+        return [replace(residual, branch=residual.branch.ops[-1]), *rest]
+
+    bare = changed(mf.pre_ln(**SIZES, vocab=20), {1: first})
+    assert set(found(check(bare))) == {"norm_missing"}
+    normed = changed(mf.pre_ln(**SIZES, vocab=20, embedding_norm=True), {1: first})
+    assert check(normed).ok
+    assert set(found(check(changed(mf.pre_ln(**SIZES, vocab=20, embedding_norm=True), {2: first})))) == {
+        "norm_missing"
+    }
+
+
+def test_one_layer_without_a_window_is_a_note() -> None:
+    mixed = check(mf.pre_ln(**SIZES, window=(4, 4, 4, 4, 4, None)))
+    assert mixed.ok
+    assert "layers 6 of 6 differ from the others in: attention window" in message(mixed, "layers_vary")
+
+
+def test_a_last_norm_for_another_output_is_a_note() -> None:
+    module = encoder(3)
+    module.norm, module.pooled = None, nn.LayerNorm(WIDTH)
+    said = check_initialization(module)
+    assert said.ok
+    assert "pooled.weight is for another output" in message(said, "last_norm")
