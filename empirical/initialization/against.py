@@ -174,6 +174,8 @@ def constants(expected: dict[Item, Expected], samples: dict[Item, Sample], schem
                 f"constant {sample.mean:.4g}, where {scheme} draws with variance {float(draw.variance):.4g}"
             )
             groups[what].append(item)
+        elif sample.law == "fixed" and item.kind == "weight":
+            groups[f"a pattern that nobody draws, where {scheme} draws its entries"].append(item)
     for what, group in groups.items():
         yield Finding("value", labels(group), f"{named(group)}: {what}")
 

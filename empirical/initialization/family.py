@@ -23,8 +23,7 @@ class Test:
 
     Args:
         kind: ``"variance"``, ``"role"``, ``"mean"``, ``"peers"``, or what is uneven: ``"rows"``,
-        ``"columns"``,
-            ``"directions"``.
+            ``"columns"``, ``"directions"``.
         items: The tensors that it is about.
         p_value: Probability of what was found or worse, if it is true.
     """

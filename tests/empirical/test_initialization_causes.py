@@ -258,3 +258,11 @@ def test_a_layer_that_differs_is_named_beside_a_scheme_that_all_miss() -> None:
     assert set(found(against)["peers"]) == {q, "layers.1.linear1.weight"}
     right = found(check_initialization(module, "torch"))
     assert right == {"variance": (q, "layers.1.linear1.weight")}
+
+
+def test_an_identity_matrix_is_no_draw() -> None:
+    module: Any = encoder()
+    nn.init.eye_(module.layers[1].self_attn.out_proj.weight)
+    check = check_initialization(module, "torch")
+    assert found(check) == {"value": ("layers.1.self_attn.out_proj.weight",)}
+    assert "a pattern that nobody draws, where torch draws its entries" in message(check, "value")
