@@ -14,6 +14,7 @@ from torch import Tensor
 from empirical.build import Architecture
 from empirical.device import torch_dtype
 from empirical.draws import draw, stream
+from empirical.frobenius import frobenius_norms
 from empirical.inputs import Inputs
 from empirical.layers import Context, Transformer
 from empirical.losses import LOSSES, READ_THE_HEAD
@@ -180,29 +181,6 @@ class Probe:
 
 def _stacks(model: Model) -> list[Transformer]:
     return [model] if isinstance(model, Transformer) else [model.encoder, model.decoder]
-
-
-def frobenius_norms(gradients: list[Tensor]) -> Values:
-    """Take Frobenius norms, summed in float32 where its range allows (eight times faster), else in float64.
-
-    Args:
-        gradients: Tensors of one type and device.
-
-    Returns:
-        Their norms, in float64.
-
-    Example:
-        >>> norm = frobenius_norms([torch.full((2, 2), 1e-25)])  # whose squares float32 does not hold
-        >>> abs(norm.item() / 2e-25 - 1) < 1e-6
-        True
-    """
-    double = gradients[0].dtype == torch.float64
-    dtype = torch.float64 if double else torch.float32
-    norms = torch.stack([torch.linalg.vector_norm(g, dtype=dtype) for g in gradients])
-    host = norms.cpu().numpy().astype(np.float64)
-    if not double and host.min() < 1e-15:  # squares of entries may have left the range of float32
-        host = np.array([torch.linalg.vector_norm(g.cpu(), dtype=torch.float64).item() for g in gradients])
-    return host
 
 
 def _sums(states: list[Tensor], padding: Tensor | None) -> Tensor:

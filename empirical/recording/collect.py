@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from empirical.recording.moments import Totals, fetch, norm_by_rows
+from empirical.frobenius import norm_by_rows
+from empirical.recording.moments import Totals, fetch
 from empirical.recording.probes import Probe
 from empirical.recording.records import GRADIENT, MOMENTS, Record
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from empirical.frobenius import norm_by_rows
 from meanfield.errors import InputError
 
 
@@ -119,24 +120,6 @@ class Totals:
         square = token * token
         between = sequence * sequence - square
         return (square / tokens if tokens else None), (between / pairs if pairs else None)
-
-
-def norm_by_rows(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Take the Frobenius norm over rows first.
-
-    Args:
-        x: Any shape.
-        dtype: Of the sums.
-
-    Returns:
-        The norm, on the device.
-
-    Example:
-        >>> norm_by_rows(torch.tensor([[3.0, 0.0], [0.0, 4.0]]), torch.float32).item()
-        5.0
-    """
-    rows = torch.linalg.vector_norm(x, dim=-1, dtype=dtype) if x.ndim > 1 else x
-    return torch.linalg.vector_norm(rows, dtype=dtype)
 
 
 def fetch(numbers: list[Tensor | float]) -> list[float]:
