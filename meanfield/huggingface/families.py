@@ -56,8 +56,7 @@ def architecture(
 
     Assumes:
         No padding: the embedding row of the padding token, which is 0, is drawn like the others. No pooler.
-        ViT: its layers alone, on vectors. T5's pair has one table for both stacks; here each has its own, and
-        the shared table's gradient is the sum of both.
+        ViT: its layers alone, on vectors.
 
     Source:
         The modelling files of transformers 5.23.

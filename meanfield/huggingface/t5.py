@@ -64,6 +64,7 @@ def t5(config: Reader, head: bool, encoder_only: bool) -> Transformer | EncoderD
             part="decoder",
             other_depth=depth,
         ),
+        shared_embedding=True,
     )
 
 
