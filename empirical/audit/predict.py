@@ -180,7 +180,7 @@ def check_independent(reading: Reading) -> None:
 
 
 def _given_vectors(reading: Reading) -> bool:
-    """Whether the vectors that enter are the batch's own; those that weights make differ from draw to draw."""
+    """Whether the vectors that enter are the batch's own; those that weights make differ between draws."""
     vectors = any(stream.gram is not None for stream in reading.streams)
     return vectors and not any(stream.features for stream in reading.streams)
 
