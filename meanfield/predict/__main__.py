@@ -5,55 +5,15 @@ Exit status 0: printed or written; 2: bad input.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import os
 import sys
-import tempfile
 import textwrap
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from meanfield import cli
 from meanfield.errors import InputError, MissingRuleError
 from meanfield.initialization import initializations
 from meanfield.predict.arguments import PAIRS, PROG, architecture_from, parser
 from meanfield.presets import OPTIONS, presets
-
-WAIT = 2.0  # seconds before a progress bar is worth its place
-
-
-@contextlib.contextmanager
-def patience(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar on stderr, where that is a terminal, while something takes longer than `WAIT`.
-
-    Args:
-        text: What is done.
-        total: Of how many parts; None where nobody knows.
-
-    Yields:
-        What to call with the number of parts that are done.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda done: None
-        return
-    progress = Progress(*columns, console=console, transient=True)
-    task = progress.add_task(text, total=total)
-    timer = threading.Timer(WAIT, progress.start)
-    timer.start()
-    try:
-        yield lambda done: progress.advance(task, done)
-    finally:
-        timer.cancel()
-        timer.join()
-        if progress.live.is_started:
-            progress.stop()
 
 
 def _list() -> str:
@@ -76,23 +36,6 @@ def _list() -> str:
         wrapped(", ".join(OPTIONS), 2),
     ]
     return "\n".join([*lines, ""])
-
-
-def _write(text: str, path: str) -> None:
-    target = Path(path)
-    if not path or target.is_dir() or not target.parent.is_dir():
-        raise InputError(f"--out {path!r} is no file in a folder that exists: give one such as table.csv")
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -118,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         text = f"drawing {args.samples} models" if args.samples else "predicting"
-        with patience(text, args.samples or None) as advance:
+        with cli.patience(text, args.samples or None) as advance:
             prediction = predict(
                 arch,
                 tokens=args.tokens,
@@ -138,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.out is None:
         sys.stdout.write(text)
     else:
-        _write(text, args.out)
+        cli.write(cli.target("--out", args.out), text)
     return 0
 
 

@@ -146,12 +146,12 @@ def test_samples_add_an_error_and_a_band(capsys: pytest.CaptureFixture[str]) -> 
 def test_long_work_shows_progress_on_stderr_and_short_work_does_not(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "WAIT", 0.05)
+    monkeypatch.setattr(cli, "WAIT", 0.05)
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the captured stream for a terminal
-    with command.patience("drawing", None):
+    with cli.patience("drawing", None):
         time.sleep(0.6)
     assert "drawing" in capsys.readouterr().err
-    with command.patience("drawing", None):
+    with cli.patience("drawing", None):
         pass
     assert capsys.readouterr().err == ""
 
