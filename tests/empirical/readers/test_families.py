@@ -94,21 +94,22 @@ def check_slots(module: nn.Module, model: Model, reading: Reading) -> None:
     features = {label for stream in reading.streams for label in stream.features}
     shared = {label for group in reading.shared for label in group}
     inputs = [slot for slot in reading.slots if re.sub(r"^(en|de)coder\.", "", slot.key.module) in features]
+    built = {p.key: tuple(p.tensor.shape) for p in named_parameters(build(reading.arch, seed=0))}
     own = [
         slot
         for slot in reading.slots
-        if slot not in inputs and not (slot.label in shared and slot.key.module.endswith("head"))
+        if slot not in inputs and not (slot.label in shared and slot.key not in built)
     ]
-    built = {p.key: tuple(p.tensor.shape) for p in named_parameters(build(reading.arch, seed=0))}
     slots = {slot.key: tuple(slot.index.shape) for slot in own}
     assert slots == {key: shape for key, shape in built.items() if key in slots or not is_shift(key)}
     assert len(own) == len(slots)
     tensors = dict(module.named_parameters(remove_duplicate=False))
-    held = {id(tensor): torch.zeros(tensor.numel(), dtype=torch.int) for tensor in tensors.values()}
+    held = {id(tensor): torch.zeros(tensor.numel(), dtype=torch.long) for tensor in tensors.values()}
     seen: set[str] = set()
     for slot in reading.slots:
         if slot.label not in seen and slot.name in tensors:
-            held[id(tensors[slot.name])][slot.index.flatten()] += 1
+            times = held[id(tensors[slot.name])]
+            times += torch.bincount(slot.index.flatten(), minlength=len(times))
         seen.add(slot.label)
     assert all((times <= 1).all() for times in held.values())
     missing = {
