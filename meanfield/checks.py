@@ -55,26 +55,27 @@ def _rectangular(what: str, value: object) -> npt.NDArray[Any]:
         raise InputError(f"{what} have rows of different lengths: give (batch, tokens)") from None
 
 
-def check_gram(gram: object, total: int) -> Kernel:
+def check_gram(gram: object, total: int, *, zeros: bool = False) -> Kernel:
     """Check that a value is a Gram matrix of T tokens.
 
     Args:
         gram: T x T second moments, per coordinate.
         total: T.
+        zeros: Whether tokens may be 0, as a class token is that starts at 0.
 
     Returns:
         The matrix in float64.
 
     Raises:
         InputError: If it has another size, NaN or infinite entries, is not symmetric, not positive
-            semidefinite, or has a token of second moment 0.
+            semidefinite, or has a token of second moment 0 that it must not have.
 
     Example:
         >>> check_gram([[1, 0.5], [0.5, 1]], 2).shape
         (2, 2)
     """
     matrix = _inner_products("gram", gram, total, "X X^T / d")
-    if np.any(np.diagonal(matrix) <= 0):
+    if not zeros and np.any(np.diagonal(matrix) <= 0):
         raise InputError("gram has a token of second moment 0: give every token a vector that is not 0")
     return matrix
 

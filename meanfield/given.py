@@ -131,7 +131,7 @@ def _given(stack: Transformer, tokens: int, batch: int, q: float, cov: float, *v
     made = Input(
         q,
         cov,
-        None if gram is None else check_gram(gram, batch * tokens),
+        None if gram is None else check_gram(gram, batch * tokens, zeros=bool(features)),
         None if ids is None else check_ids(ids, batch, tokens, stack),
         _features(features, gram, batch * tokens, stack),
     )

@@ -169,13 +169,12 @@ def check_independent(reading: Reading) -> None:
         reading: The reading.
 
     Raises:
-        InputError: If its weights are not independent.
+        InputError: If it does not.
     """
     if reading.dependent:
         more = len(reading.dependent) - 1
         raise InputError(
-            f"the theory is for independent weights: {reading.dependent[0]}"
-            + (f" (and {more} more)" if more else "")
+            f"the theory does not hold: {reading.dependent[0]}" + (f" (and {more} more)" if more else "")
         )
 
 

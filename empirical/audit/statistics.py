@@ -21,6 +21,8 @@ CHANCE = 0.01
 CONFIDENCE = 0.95
 ROUNDING = 1e-9
 """Of a layer's largest gradient: what arithmetic in float32 makes of an exact zero."""
+NOTHING = 1e-14
+"""Of a layer's largest gradient: what a prediction of exactly 0 may have become in float64."""
 
 AGREES, WITHIN, UNLIKELY, DISAGREES, ZERO, UNPREDICTED = (
     "agrees",
@@ -87,7 +89,7 @@ def compare(
     se = sd / seeds**0.5
     rounding = max(ROUNDING, 100 * eps**2)
     largest = _of_layer(predicted.layer, v), _of_layer(predicted.layer, mean)
-    zero = v <= rounding * largest[0]
+    zero = v <= NOTHING * largest[0]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(zero, np.where(mean <= rounding * largest[1], 1.0, np.inf), mean / v)
         own = np.maximum(se / mean, predicted.grad_sq_sd / (v * seeds**0.5))

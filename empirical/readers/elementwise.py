@@ -78,6 +78,8 @@ def _shifted(node: Node, view: View, vector: Made, factor: float) -> Value | Non
     """A linear map with its bias, or a norm with its shift."""
     shift = _vector(vector, tuple(node.value.shape))
     term, width = view.term, view.term.width
+    if shift is not None and width > 1 and bool((shift.index == shift.index[0]).all()):
+        return None  # one number for all columns is neither a bias nor a shift
     if shift is None or view.index.shape != node.value.shape or view.index.shape[-1] != width:
         return None
     columns = view.index.reshape(-1, width) % width
@@ -180,13 +182,15 @@ def _gained(reader: Interpreter, node: Node, x: Node, factor: Made) -> Value:
             node.module, "a parameter multiplies different tokens or heads differently"
         )
     term = value.term
-    if isinstance(term, Normed) and term.gain is None and term.shift is None and term.kind != "centred":
+    single = term.width > 1 and bool((gain.index == gain.index[0]).all())  # one factor for all columns
+    bare = isinstance(term, Normed) and term.gain is None and term.shift is None and term.kind != "centred"
+    if isinstance(term, Normed) and bare and not single:
         return replace(value, term=replace(term, gain=gain, at=node, layout=value.index))
     if isinstance(reader.values[x], View):
         scale, term, rows = reader.term(x)
     else:
         scale, rows = value.scale, value.index[..., 0] // term.width
-    if bool((gain.index == gain.index[0]).all()):
+    if single:
         gain = replace(gain, index=gain.index[:1])
     layout = arrange(rows, term.width)
     return View(Gained(width=term.width, at=node, layout=layout, x=term, gain=gain), layout, scale)

@@ -111,7 +111,7 @@ def _joint(samples: list[Sample]) -> Sample | None:
 
 
 def _merge(samples: Iterable[Sample]) -> Sample:
-    listed = list(samples)
+    listed = list(dict.fromkeys(samples))  # copies of one tensor say no more than the tensor
     count = sum(s.count for s in listed)
 
     def mean(name: str) -> float:

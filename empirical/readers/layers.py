@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from empirical.readers.assemble import Assembler
 from empirical.readers.reading import UnsupportedModuleError
 from empirical.readers.structure import Add, Attend, Gate, Single, Step, Steps
-from empirical.readers.terms import Capped, Map, Normed, Scaled
+from empirical.readers.terms import Activated, Capped, Map, Normed, Scaled
 from meanfield import ops
 
 
@@ -156,14 +156,22 @@ def _entry(steps: Steps, made: Assembler) -> ops.Op | None:
     return found[0] if len(found) == 1 else ops.Sequential(tuple(found))
 
 
-def _final(steps: Steps, made: Assembler) -> ops.Norm | None:
-    if not steps:
+def _final(steps: Steps, made: Assembler) -> ops.Op | None:
+    """What follows the last layer: a norm as a rule, factors, a projection."""
+    found: list[ops.Op] = []
+    for step in steps:
+        if not isinstance(step, Single) or isinstance(step.term, Capped | Activated):
+            where = step.term.at.module if isinstance(step, Single) else ""
+            raise UnsupportedModuleError(
+                where, "after the last layer only norms, factors, maps and a head are read"
+            )
+        if isinstance(step.term, Normed):
+            found.append(made.norm(step.term, made.name("final_norm")))
+        else:
+            found.append(made.one(step, ""))
+    if not found:
         return None
-    if len(steps) == 1 and isinstance(steps[0], Single) and isinstance(steps[0].term, Normed):
-        return made.norm(steps[0].term, "final_norm")
-    first = steps[0] if isinstance(steps[0], Single) else None
-    where = first.term.at.module if first is not None else ""
-    raise UnsupportedModuleError(where, "after the last layer only a norm and a head are read")
+    return found[0] if len(found) == 1 else ops.Sequential(tuple(found))
 
 
 def _head(steps: Steps, made: Assembler, tied_to: str | None) -> ops.Head:

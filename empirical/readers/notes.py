@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from empirical.readers.reading import Slot
+from empirical.readers.terms import Root
+from meanfield import ops
 
 
 def notes(module: nn.Module, slots: tuple[Slot, ...], shared: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
@@ -48,10 +52,42 @@ def dependent(module: nn.Module, slots: tuple[Slot, ...]) -> tuple[str, ...]:
     places: dict[str, list[str]] = {}
     for slot in slots:
         kind = slot.key.module.rsplit(".", 1)[-1]
-        if kind not in TABLES:
+        if kind not in TABLES and slot.key.layer > 0:
             places.setdefault(slot.label, []).append(f"{slot.key.module} of layer {slot.key.layer}")
     found += [f"{name} is {' and '.join(used)}" for name, used in places.items() if len(used) > 1]
     return tuple(found)
+
+
+def lopsided(
+    root: Root, order: Tensor, gram: NDArray[np.float64] | None, stack: ops.Transformer
+) -> str | None:
+    """Say when constant vectors have a mean over coordinates, which the first LayerNorm takes out.
+
+        share = mean over tokens of (mean over coordinates of x_i)^2 / (|x_i|^2 / d), 1/d by chance
+
+    Args:
+        root: What enters a stack.
+        order: Row numbers (batch, tokens) of its tokens.
+        gram: Second moments of the vectors that enter.
+        stack: The stack.
+
+    Returns:
+        One sentence, or None where the share is no more than 1 % beyond chance, or no norm takes means out.
+    """
+    centres = any(
+        isinstance(op, ops.Norm) and op.kind == "layernorm" for run in stack.layers for op in ops.walk(run)
+    )
+    if root.made.constant is None or gram is None or not centres:
+        return None
+    means = root.made.constant.reshape(-1, root.width)[order.reshape(-1)].mean(-1).numpy()
+    sizes = np.diagonal(gram)
+    share = float(np.mean(means[sizes > 0] ** 2 / sizes[sizes > 0]))
+    if share <= 0.01 + 3 / root.width:
+        return None
+    return (
+        f"the vectors that enter have a mean over their coordinates that carries {share:.0%} of their size, "
+        "as sine positions have; the theory takes directions for alike"
+    )
 
 
 TABLES = ("embedding", "position", "segment", "head", "relative_bias")

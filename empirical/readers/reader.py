@@ -17,7 +17,7 @@ from empirical.readers.inputs import entrance
 from empirical.readers.interpret import Interpreter
 from empirical.readers.laws import Sample, pooled, sample
 from empirical.readers.layers import parted, transformer
-from empirical.readers.notes import dependent, notes
+from empirical.readers.notes import dependent, lopsided, notes
 from empirical.readers.reading import Reading, Slot, Stream, UnsupportedModuleError
 from empirical.readers.structure import Paths
 from empirical.readers.terms import Mixed, Root, Scaled, Term, Weight
@@ -107,7 +107,13 @@ class _Reader:
             prove(arch, roots, placed)
         slots, shared = _slots(placed, self.tensors)
         said = notes(self.module, slots, shared)
-        reading = Reading(arch, slots, streams, shared, said, dependent(self.module, slots), laws, self.again)
+        stacks = (arch.encoder, arch.decoder) if isinstance(arch, ops.EncoderDecoder) else (arch,)
+        uneven = [
+            lopsided(root, order, stream.gram, stack)
+            for (root, order, _), stream, stack in zip(roots, streams, stacks, strict=True)
+        ]
+        why = (*dependent(self.module, slots), *(text for text in uneven if text))
+        reading = Reading(arch, slots, streams, shared, said, why, laws, self.again)
         self.module, self.tensors = nn.Module(), {}  # not kept alive
         return reading
 

@@ -102,8 +102,8 @@ class Reading:
             encoder and decoder), as groups; the tensor's gradient is that of all its places.
         notes: What the reader found worth saying, one sentence each: cloned layers, shared or dead tensors,
             parameters that the forward pass does not use.
-        dependent: Why its weights are not independent, so that the theory does not hold for it: layers that
-            are copies of each other or share a tensor. Empty where they are.
+        dependent: Why the theory does not hold for it: layers that are copies of each other or share a
+            tensor, constant vectors that prefer a direction. Empty where it does.
         laws: The law of each parameter, as the architecture has it.
         again: Reads another module of the same structure, without a forward pass: its laws, in the same
             architecture. None where the reading was put together by hand.

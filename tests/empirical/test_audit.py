@@ -301,7 +301,9 @@ def test_weights_that_depend_on_each_other_are_refused_before_anything_is_measur
             reader(ALONE)(module, batch), dependent=("layers 1 and 2 are equal", "more")
         )
 
-    with pytest.raises(InputError, match=r"independent weights: layers 1 and 2 are equal \(and 1 more\)"):
+    with pytest.raises(
+        InputError, match=r"the theory does not hold: layers 1 and 2 are equal \(and 1 more\)"
+    ):
         run(ALONE, BATCH, read=read)
 
 

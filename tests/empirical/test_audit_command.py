@@ -111,7 +111,7 @@ def test_layers_that_are_copies_are_bad_input(
         cli.run(PROG, command.main)
     assert exit_.value.code == 2
     assert capsys.readouterr().err == (
-        f"{PROG}: the theory is for independent weights: layers 1 and 2 have equal weights, as copies have: "
+        f"{PROG}: the theory does not hold: layers 1 and 2 have equal weights, as copies have: "
         "draw each layer's anew\n"
     )
 
