@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from empirical.readers.assemble import Assembler
 from empirical.readers.reading import UnsupportedModuleError
 from empirical.readers.structure import Add, Attend, Gate, Single, Step, Steps
-from empirical.readers.terms import Activated, Capped, Map, Normed, Scaled
+from empirical.readers.terms import Activated, Capped, Gained, Map, Normed, Scaled
 from meanfield import ops
 
 
@@ -67,7 +67,7 @@ def parted(steps: Steps, width: int) -> Stack:
     maps = [k for k, step in enumerate(rest) if _is_map(step)]
     if not maps or (_size(rest[maps[-1]]) == width and len(maps) == 1):
         return Stack(steps[: starts[0]], (*blocks[:-1], body), rest, ())
-    first = 1 if _is_norm(rest[0]) else 0
+    first = next(k for k, step in enumerate(rest) if not _is_norm(step) and not _is_gain(step))
     return Stack(steps[: starts[0]], (*blocks[:-1], body), rest[:first], rest[first:])
 
 
@@ -86,6 +86,10 @@ def _tail(blocks: list[Steps], width: int) -> int:
 
 def _is_norm(step: Step) -> bool:
     return isinstance(step, Single) and isinstance(step.term, Normed)
+
+
+def _is_gain(step: Step) -> bool:
+    return isinstance(step, Single) and isinstance(step.term, Gained)
 
 
 def _is_map(step: Step) -> bool:
@@ -135,6 +139,8 @@ def transformer(
             runs[-1] = ops.Repeat(block, runs[-1].times + 1)
         else:
             runs.append(ops.Repeat(block, 1))
+    if not any(isinstance(op, ops.FeedForward) for op in ops.walk(runs[0])):
+        raise UnsupportedModuleError("", "a stack whose layers have no feed-forward op")
     made.start(len(stack.blocks) + 1)
     final = _final(stack.after, made)
     head = _head(stack.head, made, tied_to) if stack.head else None

@@ -14,7 +14,7 @@ from empirical.names import named_parameters
 from empirical.readers import UnsupportedModuleError, read, read_module
 from meanfield import ops
 from tests.empirical.readers import modules
-from tests.empirical.readers.modules import HEAD, HEADS, HIDDEN, WIDTH
+from tests.empirical.readers.modules import HEAD, HEADS, HIDDEN, VOCAB, WIDTH
 
 
 @pytest.fixture(autouse=True)
@@ -362,3 +362,58 @@ def test_distances_in_the_scores() -> None:
     arch = read(hf.BloomModel(config), {"input_ids": modules.ids()})
     assert isinstance(arch, ops.Transformer)
     assert arch.attention.alibi == pytest.approx((0.25, 0.0625, 0.015625, 0.00390625), rel=1e-4)
+
+
+class Sines(nn.Module):
+    """Vectors with constant positions whose coordinates have a mean."""
+
+    def __init__(self, mean: float) -> None:
+        super().__init__()
+        self.words, self.mean = nn.Embedding(VOCAB, WIDTH), mean
+        self.stack = encoder(2)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        places = torch.sin(torch.arange(ids.shape[1] * WIDTH).view(ids.shape[1], WIDTH).float()) + self.mean
+        return self.stack(self.words(ids) + places)
+
+
+def test_vectors_that_prefer_a_direction_are_read_and_not_predicted() -> None:
+    assert not read_module(Sines(0.0), modules.ids()).dependent
+    lopsided = Sines(0.7)
+    (why,) = read_module(lopsided, modules.ids()).dependent
+    assert "mean over their coordinates" in why
+    with pytest.raises(ValueError, match="the theory does not hold"):
+        empirical.predict(lopsided, modules.ids(), samples=2)
+
+
+def test_copies_of_a_bias_count_once() -> None:
+    stack = encoder(6)
+    with torch.no_grad():
+        for part in stack.layers:
+            part.linear1.bias.copy_(
+                torch.linspace(-1, 1, HIDDEN) + 0.2
+            )  # 2.4 standard errors, six times over
+    arch = read(stack)
+    assert isinstance(arch, ops.Transformer)
+    assert arch.feed_forward.up.bias is not None
+    assert arch.feed_forward.up.bias.mean == 0
+
+
+def test_one_factor_for_all_columns_is_a_gain_of_its_own() -> None:
+    class Scaled(modules.RootMeanSquare):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
+
+    model = modules.Model()
+    model.norm = Scaled()
+    arch = read(model, modules.ids())
+    assert isinstance(arch, ops.Transformer)
+    assert isinstance(arch.final_norm, ops.Sequential)
+    norm, gain = arch.final_norm.ops
+    assert isinstance(norm, ops.Norm)
+    assert isinstance(gain, ops.Gain)
+    assert (norm.affine, gain.width) == (False, 1)

@@ -121,7 +121,6 @@ READ: dict[str, Expected] = {
     "xt_ff_no_bias": XT,
     "xt_ff_post_act_ln": XT,
     "xt_ff_mult": replace(XT, d_ff=128),
-    "xt_only_attn": replace(XT, block="+(N A)", activation=None),
     "xt_rotary": replace(XT, rotary=0.5),
     "xt_alibi": replace(XT, alibi=True),
     "xt_decoder_alibi": replace(XT, causal=True, alibi=True),
@@ -142,7 +141,17 @@ READ: dict[str, Expected] = {
 """Families that must be read, and what must be found."""
 
 REFUSED = (
-    *("deberta", "deberta_v2", "funnel", "mamba", "mixtral", "swin", "xt_dynamic_tanh", "xt_talking_heads"),
+    *(
+        "deberta",
+        "deberta_v2",
+        "funnel",
+        "mamba",
+        "mixtral",
+        "swin",
+        "xt_only_attn",
+        "xt_dynamic_tanh",
+        "xt_talking_heads",
+    ),
     *("xt_gate_values", "xt_on_attn", "xt_mem_kv", "xt_value_residual", "xt_residual_attn", "xt_unet_skips"),
     *("xt_gate_residual", "xt_shift_tokens", "xt_hyper_connections", "xt_softclamp_output"),
     *("xt_encoder_decoder", "xt_dynamic_pos_bias", "xt_decoder_rotary_xpos"),
