@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from empirical.readers import made, rotary
+from empirical.readers.context import Context
 from empirical.readers.reading import UnsupportedModuleError
 from empirical.readers.terms import (
     Bias,
@@ -24,14 +24,11 @@ from empirical.readers.terms import (
 )
 from empirical.readers.trace import Node
 
-if TYPE_CHECKING:
-    from empirical.readers.interpret import Interpreter
-
 HIDDEN = -1e4
 """Below it a score hides its key: masks are -inf, or the type's smallest number."""
 
 
-def scores(reader: Interpreter, node: Node, a: Node, b: Node) -> Value:
+def scores(reader: Context, node: Node, a: Node, b: Node) -> Value:
     """Products of queries (products, queries, size) and keys (products, size, keys)."""
     query, key = operand(reader, a), operand(reader, b, transposed=True)
     index = torch.arange(node.value.numel()).reshape(node.value.shape)
@@ -58,7 +55,7 @@ def _apart(index: Tensor, width: int) -> Tensor:
     return index if tokens % length else index.reshape(count * (tokens // length), length, size)
 
 
-def operand(reader: Interpreter, node: Node, *, transposed: bool = False) -> Operand:
+def operand(reader: Context, node: Node, *, transposed: bool = False) -> Operand:
     """Read one factor of a product of hidden states: which tokens and coordinates of which projection."""
     value = reader.values[node]
     if isinstance(value, View):
@@ -79,7 +76,7 @@ def operand(reader: Interpreter, node: Node, *, transposed: bool = False) -> Ope
     )
 
 
-def softmax(reader: Interpreter, node: Node) -> Value:
+def softmax(reader: Context, node: Node) -> Value:
     """Find scale, cap, mask and learned terms between products and softmax by trying them."""
     before, axis = node.args[0], node.args[1]
     value = reader.values[before]
@@ -155,7 +152,7 @@ def _check_order(node: Node, answer: object, zero: Tensor, visible: Tensor) -> N
         raise UnsupportedModuleError(node.module, "scores are mixed or moved between products and softmax")
 
 
-def _bias(reader: Interpreter, node: Node, tables: tuple[Node, ...], shape: tuple[int, ...]) -> Bias | None:
+def _bias(reader: Context, node: Node, tables: tuple[Node, ...], shape: tuple[int, ...]) -> Bias | None:
     if not tables:
         return None
     known = reader.values[tables[0]]
@@ -187,7 +184,7 @@ def _slopes(node: Node, constant: Tensor, visible: Tensor) -> Tensor | None:
     )
 
 
-def mixed(reader: Interpreter, node: Node, weights: View, values: Node) -> Value:
+def mixed(reader: Context, node: Node, weights: View, values: Node) -> Value:
     """Probabilities (products, queries, keys) times values (products, keys, size)."""
     probabilities = weights.term
     assert isinstance(probabilities, Probabilities)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from empirical.readers import made
+from empirical.readers.context import Context
 from empirical.readers.reading import UnsupportedModuleError
 from empirical.readers.terms import (
     Gained,
@@ -28,9 +29,6 @@ from empirical.readers.terms import (
     scalar,
 )
 from empirical.readers.trace import Node
-
-if TYPE_CHECKING:
-    from empirical.readers.interpret import Interpreter
 
 
 def _shape(value: Value | None) -> tuple[int, ...] | None:
@@ -52,7 +50,7 @@ def _vector(value: Made, shape: tuple[int, ...]) -> Weight | None:
     return replace(weight, index=index[0]) if bool((index == index[0]).all()) else None
 
 
-def add(reader: Interpreter, node: Node) -> Value:
+def add(reader: Context, node: Node) -> Value:
     """Sum a + factor * b: what enters, a bias, a shift, or a residual sum."""
     a, b = node.args[0], node.args[1]
     factor = (-1.0 if node.op == "aten.sub" else 1.0) * float(node.kwargs.get("alpha", 1))
@@ -94,7 +92,7 @@ def _shifted(node: Node, view: View, vector: Made, factor: float) -> Value | Non
     return None
 
 
-def _sum(reader: Interpreter, node: Node, a: Any, b: Any, factor: float) -> Value | None:
+def _sum(reader: Context, node: Node, a: Any, b: Any, factor: float) -> Value | None:
     """A sum of two token matrices, where it is one."""
     values = [reader.values.get(x) if isinstance(x, Node) else None for x in (a, b)]
     if any(value is None or of_scores(value) or _mixes(value) for value in values):
@@ -132,7 +130,7 @@ def _entries(value: Value | None) -> tuple[Term | None, Any]:
             return None, None
 
 
-def multiply(reader: Interpreter, node: Node) -> Value:
+def multiply(reader: Context, node: Node) -> Value:
     """Product a * b or a / b: a factor, a learned gain, or two branches multiplied."""
     a, b = node.args[0], node.args[1]
     divide = node.op == "aten.div"
@@ -169,7 +167,7 @@ def _times(value: Value | None, other: Any, node: Node, *, divide: bool) -> Valu
     return made.scale(value, number) if isinstance(value, Made) else None
 
 
-def _gained(reader: Interpreter, node: Node, x: Node, factor: Made) -> Value:
+def _gained(reader: Context, node: Node, x: Node, factor: Made) -> Value:
     """Times a parameter: the gain of a norm, or a learned factor for each column."""
     value = reader.values[x]
     if isinstance(value, Opaque):
@@ -196,7 +194,7 @@ def _gained(reader: Interpreter, node: Node, x: Node, factor: Made) -> Value:
     return View(Gained(width=term.width, at=node, layout=layout, x=term, gain=gain), layout, scale)
 
 
-def _product(reader: Interpreter, node: Node, a: Node, b: Node) -> Value:
+def _product(reader: Context, node: Node, a: Node, b: Node) -> Value:
     """Two hidden states multiplied entry by entry, as in a gated network."""
     (first, left, rows), (second, right, others) = reader.term(a), reader.term(b)
     if left.width != right.width or not torch.equal(rows, others):
@@ -205,7 +203,7 @@ def _product(reader: Interpreter, node: Node, a: Node, b: Node) -> Value:
     return View(Product(width=left.width, at=node, layout=layout, a=left, b=right), layout, first * second)
 
 
-def choose(reader: Interpreter, node: Node) -> Value:
+def choose(reader: Context, node: Node) -> Value:
     """A mask put over what parameters make; over hidden states it is a function like any other."""
     if node.op == "aten.masked_fill":
         part, hidden, fill = node.args[:3]
@@ -223,7 +221,7 @@ def choose(reader: Interpreter, node: Node) -> Value:
     return made.chosen(node, value, keep, other)
 
 
-def join(reader: Interpreter, node: Node) -> Value:
+def join(reader: Context, node: Node) -> Value:
     """Tensors put together: class token and patches, an empty cache and keys, halves that turn."""
     parts, axis = node.args[0], node.args[1] if len(node.args) > 1 else 0
     put = torch.stack if node.op == "aten.stack" else torch.cat
@@ -238,7 +236,7 @@ def join(reader: Interpreter, node: Node) -> Value:
     return replace(views[0], index=put(indices, axis))
 
 
-ELEMENTWISE: dict[str, Callable[[Interpreter, Node], Value]] = {
+ELEMENTWISE: dict[str, Callable[[Context, Node], Value]] = {
     "aten.add": add,
     "aten.add_": add,
     "aten.sub": add,

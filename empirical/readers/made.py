@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from empirical.readers.context import Context
 from empirical.readers.reading import UnsupportedModuleError
 from empirical.readers.terms import Features, Made, Rows, Value, Weight
 from empirical.readers.trace import Node
-
-if TYPE_CHECKING:
-    from empirical.readers.interpret import Interpreter
 
 
 def leaf(node: Node) -> Made:
@@ -166,7 +164,7 @@ def join(
     return Made(tuple(found), constant if bool((constant != 0).any()) else None, shape, tokens=True)
 
 
-def given_once(reader: Interpreter, node: Node) -> bool:
+def given_once(reader: Context, node: Node) -> bool:
     """Whether given vectors are read by one operation alone, as by a projection in front of the stack."""
     value = reader.values[node]
     if not isinstance(value, Made) or value.parts or not value.tokens:
@@ -189,7 +187,7 @@ def features(node: Node, x: Node, matrix: Weight) -> Made:
     return Made((part,), None, tuple(node.value.shape), tokens=True)
 
 
-def convolution(reader: Interpreter, node: Node) -> Made:
+def convolution(reader: Context, node: Node) -> Made:
     """Patches of a constant image, or windows of a constant signal, times a matrix."""
     x, kernel, bias, stride, padding, dilation, transposed, _, groups = node.args
     known = reader.values.get(kernel)

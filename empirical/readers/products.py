@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from empirical.readers import attention, made
+from empirical.readers.context import Context
 from empirical.readers.reading import UnsupportedModuleError
 from empirical.readers.terms import (
     Made,
@@ -27,11 +28,8 @@ from empirical.readers.terms import (
 )
 from empirical.readers.trace import Node
 
-if TYPE_CHECKING:
-    from empirical.readers.interpret import Interpreter
 
-
-def matmul(reader: Interpreter, node: Node) -> Value:
+def matmul(reader: Context, node: Node) -> Value:
     """A linear map of tokens, products of queries and keys, or mixing of values."""
     a, b = node.args[0], node.args[1]
     left, right = reader.values.get(a), reader.values.get(b)
@@ -52,7 +50,7 @@ def matmul(reader: Interpreter, node: Node) -> Value:
     return attention.scores(reader, node, a, b)
 
 
-def _linear(reader: Interpreter, node: Node, x: Node, matrix: Made) -> Value:
+def _linear(reader: Context, node: Node, x: Node, matrix: Made) -> Value:
     """Rows times a parameter."""
     weight = made.weight(matrix)
     if weight is not None and weight.index.dim() == 3 and bool((weight.index == weight.index[:1]).all()):
@@ -82,13 +80,13 @@ def _sorted(term: Take) -> bool:
     return term.width == term.x.width and torch.equal(term.columns.sort().values, whole)
 
 
-def layer_norm(reader: Interpreter, node: Node) -> Value:
+def layer_norm(reader: Context, node: Node) -> Value:
     """LayerNorm in one piece."""
     x, shape, gain, shift, eps = node.args[:5]
     return _norm(reader, node, x, shape, (gain, shift), "layernorm", float(eps))
 
 
-def rms_norm(reader: Interpreter, node: Node) -> Value:
+def rms_norm(reader: Context, node: Node) -> Value:
     """RMSNorm in one piece."""
     x, shape, gain, eps = node.args[:4]
     eps = torch.finfo(x.value.dtype).eps if eps is None else float(eps)
@@ -96,7 +94,7 @@ def rms_norm(reader: Interpreter, node: Node) -> Value:
 
 
 def _norm(
-    reader: Interpreter, node: Node, x: Node, shape: Any, affine: tuple[Any, Any], kind: str, eps: float
+    reader: Context, node: Node, x: Node, shape: Any, affine: tuple[Any, Any], kind: str, eps: float
 ) -> Value:
     if node.output:
         return Unknown(node.module, "the moments of a norm are used by themselves")
@@ -120,7 +118,7 @@ def _norm(
     return replace(view, term=replace(view.term, gain=gain, shift=shift))
 
 
-def _affine(reader: Interpreter, node: Node, part: Any, neutral: float) -> Weight | None:
+def _affine(reader: Context, node: Node, part: Any, neutral: float) -> Weight | None:
     """Gain or shift of a norm; None where there is none, or a constant without effect."""
     if part is None or (not part.variable and scalar(part) == neutral):
         return None
@@ -131,12 +129,12 @@ def _affine(reader: Interpreter, node: Node, part: Any, neutral: float) -> Weigh
     return weight
 
 
-def embedding(reader: Interpreter, node: Node) -> Value:
+def embedding(reader: Context, node: Node) -> Value:
     """Rows of a table."""
     return made.lookup(node, reader.values[node.args[0]])
 
 
-PRODUCTS: dict[str, Callable[[Interpreter, Node], Value]] = {
+PRODUCTS: dict[str, Callable[[Context, Node], Value]] = {
     "aten.mm": matmul,
     "aten.bmm": matmul,
     "aten.native_layer_norm": layer_norm,
