@@ -163,6 +163,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         self.leaves, self.path = leaves, path
         self.found: list[Node] = []
         self.of: dict[int, Node] = {}
+        self.stale: set[Node] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -179,7 +180,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
                 f"it draws random numbers in its forward pass ({func}): call eval(), or take the noise out",
             )
         if func._schema.is_mutable:
-            self._check_write(func, args, variable)
+            self._note_write(func, args, variable)
             if not variable:
                 written = next(nodes(inputs))
                 written.value = written.value.clone()  # what others have read stays as it was
@@ -194,6 +195,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
     def node(self, tensor: Tensor) -> Node:
         """Find the node of a tensor; one that was never seen is a leaf."""
         found = self.of.get(id(tensor))
+        if found is not None and found in self.stale:
+            raise UnsupportedModuleError(
+                self.path[-1],
+                "it writes into a part of a tensor and reads the whole: write it without in-place changes",
+            )
         if found is not None:
             return found
         kind, name, variable = self.leaves.get(id(tensor), ("constant", "", False))
@@ -205,16 +211,18 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         self.of[id(tensor)] = node
         return node
 
-    def _check_write(self, func: Any, args: tuple[Any, ...], variable: bool) -> None:
-        """Refuse writes into part of a tensor that others may read as a whole."""
+    def _note_write(self, func: Any, args: tuple[Any, ...], variable: bool) -> None:
+        """Remember which tensors share memory with one that is written: they may not be read any more."""
         written = args[0]
         if not isinstance(written, Tensor):
             raise UnsupportedModuleError(self.path[-1], f"{func} writes where it cannot be followed")
         if variable and written._is_view():
-            raise UnsupportedModuleError(
-                self.path[-1],
-                f"it writes into a part of a tensor ({func}): write it without in-place changes",
-            )
+            storage = written.untyped_storage().data_ptr()
+            self.stale |= {
+                node
+                for node in self.of.values()
+                if node.value is not written and node.value.untyped_storage().data_ptr() == storage
+            }
 
 
 def _addmm(bias: Tensor, x: Tensor, w: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:

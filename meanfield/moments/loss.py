@@ -52,18 +52,25 @@ class Loss:
             )
 
 
-def check_uncapped(head: Head) -> None:
-    """Check that the logits of a head are Gaussian.
+CAPPED = 0.01
+"""Largest E z^2 / c^2 of logits z at which a cap c counts as none: it changes slopes by that much."""
+
+
+def check_cap(head: Head, square: Any) -> None:
+    """Check that a cap leaves the logits of a head Gaussian, c tanh(z/c) = z (1 - O(z^2/c^2)).
 
     Args:
         head: The head.
+        square: Second moments of its logits before the cap.
 
     Raises:
-        MissingRuleError: If they are capped.
+        MissingRuleError: If they are so large that the cap is felt.
     """
-    if head.softcap is not None:
+    if head.softcap is not None and float(np.max(square)) > CAPPED * float(head.softcap) ** 2:
         raise MissingRuleError(
-            f"logits capped at {head.softcap}", "moments.loss", "use loss='linear', or leave out the cap"
+            f"logits of size {float(np.max(square)) ** 0.5:.3g} capped at {head.softcap}",
+            "moments.loss",
+            "use loss='linear', or leave out the cap",
         )
 
 
@@ -152,11 +159,11 @@ def loss_gradient(
         raise InputError(
             "loss='cross_entropy' needs an output head: give the preset vocab=, or use loss='linear'"
         )
-    check_uncapped(arch.head)
     head, scale_sq, sigma_sq = arch.head.linear, float(arch.head.scale) ** 2, logit_variance(arch)
     # what all classes share, such as the mean of the biases, is not seen
     bias = 0.0 if head.bias is None else float(head.bias.variance)
     logits = scale_sq * (sigma_sq * kernel + bias)
+    check_cap(arch.head, layout.own(logits))
     first, second = layout.pair(layout.own(logits))
     products = class_overlap(head.d_out, first, second, logits)
     overlaps = pairs * (products + target_overlap(head.d_out, loss, layout)) * scale_sq / total**2

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meanfield.gaussian.vocabulary import class_overlap
-from meanfield.moments.loss import Loss, check_uncapped, logit_variance, loss_gradient, target_overlap
+from meanfield.moments.loss import Loss, check_cap, logit_variance, loss_gradient, target_overlap
 from meanfield.moments.record import Record
 from meanfield.moments.state import Kernel, Layout
 from meanfield.moments.top import pend_pull, real_pairs
@@ -69,7 +69,6 @@ def tied_gradient(
     share, rows = words
     if not np.any(share):
         return loss_gradient(arch, kernel, layout, loss, record)
-    check_uncapped(arch.head)
     head, s, sigma_sq = arch.head.linear, float(arch.head.scale), logit_variance(arch)
     pairs, total = real_pairs(layout)
     vocab, d = head.d_out, head.d_in
@@ -78,6 +77,7 @@ def tied_gradient(
     logits = of_rows + s**2 * bias
     mean = s * share * sigma_sq
     own = layout.own(logits)
+    check_cap(arch.head, own + mean**2)
     # u_i = s (t_i |e|^2 + <rest, e>): |e|^2 has variance 2 d v^2, of which kernel counts d v^2
     spread = own + mean**2 / d
     rest = np.log(vocab - 1) + own / 2
