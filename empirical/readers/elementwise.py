@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from empirical.readers import made
 from empirical.readers.context import Context
@@ -135,9 +136,9 @@ def multiply(reader: Context, node: Node) -> Value:
     a, b = node.args[0], node.args[1]
     divide = node.op == "aten.div"
     left, right = (reader.values.get(x) if isinstance(x, Node) else None for x in (a, b))
-    scaled = _times(left, b, node, divide=divide)
+    scaled = _times(reader, a, b, node, divide=divide)
     if scaled is None and not divide:
-        scaled = _times(right, a, node, divide=False)
+        scaled = _times(reader, b, a, node, divide=False)
     if scaled is not None or divide:
         return scaled if scaled is not None else reader.opaque(node)
     for x, value, other in ((a, left, right), (b, right, left)):
@@ -156,12 +157,15 @@ def _shapes_agree(left: Value | None, right: Value | None) -> bool:
     return index is not None and other is not None and index.shape == other.shape
 
 
-def _times(value: Value | None, other: Any, node: Node, *, divide: bool) -> Value | None:
+def _times(reader: Context, x: Any, other: Any, node: Node, *, divide: bool) -> Value | None:
     """A multiple of a value, where the other factor is a number."""
     number = scalar(other)
-    if number is None or (divide and number == 0):
+    value = reader.values.get(x) if isinstance(x, Node) else None
+    if number is None or value is None or (divide and number == 0):
         return None
     number = 1 / number if divide else number
+    if isinstance(value, Made) and value.tokens and not made.read_once(reader, x):
+        value = reader.root(x, value)  # others read the same vectors
     if isinstance(value, View) and value.index.shape == node.value.shape:
         return replace(value, scale=value.scale * number)
     return made.scale(value, number) if isinstance(value, Made) else None
@@ -188,10 +192,17 @@ def _gained(reader: Context, node: Node, x: Node, factor: Made) -> Value:
         scale, term, rows = reader.term(x)
     else:
         scale, rows = value.scale, value.index[..., 0] // term.width
-    if single:
-        gain = replace(gain, index=gain.index[:1])
+    gain = replace(gain, index=_distinct(node, gain.index))
     layout = arrange(rows, term.width)
     return View(Gained(width=term.width, at=node, layout=layout, x=term, gain=gain), layout, scale)
+
+
+def _distinct(node: Node, index: Tensor) -> Tensor:
+    """The factors of a gain: one for each column, for each of equal blocks of columns, or for all."""
+    found, counts = torch.unique_consecutive(index, return_counts=True)
+    if len(set(counts.tolist())) > 1 or len(set(found.tolist())) < len(found):
+        raise UnsupportedModuleError(node.module, "learned factors for columns that stand in no equal blocks")
+    return found
 
 
 def _product(reader: Context, node: Node, a: Node, b: Node) -> Value:

@@ -167,14 +167,18 @@ def join(
 def given_once(reader: Context, node: Node) -> bool:
     """Whether given vectors are read by one operation alone, as by a projection in front of the stack."""
     value = reader.values[node]
-    if not isinstance(value, Made) or value.parts or not value.tokens:
-        return False
-    while True:
-        if reader.uses.get(node, 0) != 1:
-            return False
-        if node.leaf is not None:
+    return isinstance(value, Made) and not value.parts and value.tokens and read_once(reader, node)
+
+
+def read_once(reader: Context, node: Node) -> bool:
+    """Whether a single operation reads what was made, through views or not."""
+    value = reader.values[node]
+    origin = value.origin if isinstance(value, Made) else None
+    while reader.uses.get(node, 0) == 1:
+        if node is (origin or node) or node.leaf is not None:
             return True
         node = next(part for part in node.inputs if part.variable)
+    return False
 
 
 def features(node: Node, x: Node, matrix: Weight) -> Made:
