@@ -193,9 +193,9 @@ alone, before it was compared.
   prediction: the notes of their audit say why."""
 
 UNTUNED = """Families that nobody looked at when the reader was written, tried afterwards. What counts is that
-each is either right or refused. Their first trial showed a few things that were mended since: MPNet and SigLIP
-were refused for the shape of an argument, BLOOM and MPT for want of ALiBi, and CTRL and XGLM, which are refused
-now, were read and predicted wrongly."""
+each is either right or refused. Their first trial showed a few things that were mended since: MPNet and
+SigLIP were refused for the shape of an argument, BLOOM and MPT for want of ALiBi, and CTRL and XGLM, which
+are refused now, were read and predicted wrongly."""
 
 
 def report(trials: Sequence[Trial], untuned: set[str]) -> str:
