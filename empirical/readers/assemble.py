@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -46,13 +46,14 @@ class Assembler:
     Attributes:
         laws: The law of a parameter, given its key and place.
         prefix: In front of module names, ``"encoder."`` or ``"decoder."``.
-        sources: The row numbers (batch, tokens) of the memory, for cross-attention.
         layer: Number of the present layer.
         placed: Every parameter, in the order in which it was met.
         masks: What was read of each attention's mask, with whether it is cross-attention.
         queries: Row numbers (batch, tokens) of the tokens, as the first attention has them.
         memories: What cross-attention reads.
+        memory_rows: Row numbers (batch, source tokens) of its tokens.
         biases: Tables of relative positions met so far, by name of the tensor.
+        names: How many ops of each kind the present layer has.
     """
 
     laws: Laws
@@ -104,16 +105,12 @@ class Assembler:
         for parameter, weight, field_name in (("weight", term.gain, "gain"), ("bias", term.shift, "shift")):
             if weight is None:
                 continue
-            ordered = Weight(
-                weight.name,
-                weight.index if order is None else weight.index[order],
-                weight.scale,
-                weight.offset,
-            )
+            ordered = weight if order is None else replace(weight, index=weight.index[order])
             law = self.draw(name, parameter, ordered)
             if law != (ops.ONES if parameter == "weight" else ops.ZEROS):
                 options[field_name] = law
-        return _norm(term, name, width, affine, options)
+        kind: Any = term.kind
+        return ops.Norm(name, width, kind, term.eps, affine, **options)
 
     def many(self, steps: Steps, role: str = "") -> ops.Op:
         """Steps as one op."""
@@ -163,7 +160,7 @@ class Assembler:
                 return ops.Scale(factor)
             case Single(term=Map() as term):
                 return self.linear(term, self.name("linear"))
-            case Single(term=Activated() as term) if hasattr(ops, "Activation"):
+            case Single(term=Activated() as term):
                 return ops.Activation(term.activation)
             case Gate(first=_, second=second):
                 raise UnsupportedModuleError(
@@ -334,12 +331,6 @@ class Assembler:
         law = self.laws(key, bias.weight) if shared else self.draw(module, "weight", bias.weight)
         buckets = len(bias.weight.index)
         return ops.RelativeBias(module, law, buckets, bias.max_distance, bias.bidirectional, shared)
-
-
-def _norm(term: Normed, name: str, width: int, affine: bool, options: dict[str, Any]) -> ops.Norm:
-    if options and "gain" not in ops.Norm.__dataclass_fields__:
-        raise UnsupportedModuleError(term.at.module, "a norm whose gain is not 1, or whose shift is not 0")
-    return ops.Norm(name, width, term.kind, term.eps, affine, **options)  # type: ignore[arg-type]
 
 
 def _rotary(query: Operand, key: Operand, mixed: Mixed) -> ops.Rotary | None:

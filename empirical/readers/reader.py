@@ -24,6 +24,7 @@ from empirical.readers.terms import Mixed, Root, Scaled, Term, Weight
 from empirical.readers.trace import Graph, Node, trace
 from empirical.readers.verify import check
 from meanfield import ops
+from meanfield.errors import InputError
 from meanfield.ops import Draw, ParameterKey
 
 
@@ -100,7 +101,12 @@ class _Reader:
 
     def read(self, prove: Callable[..., None] | None = None) -> Reading:
         """Take the laws of the weights, and build the architecture with them."""
-        self.assemble(self.term, self.first_law)
+        try:
+            self.assemble(self.term, self.first_law)
+        except UnsupportedModuleError:
+            raise
+        except InputError as error:  # an op that cannot be what was read
+            raise UnsupportedModuleError("", str(error)) from None
         laws = pooled(self.samples)
         arch, streams, placed, roots = self.assemble(self.term, lambda key, _: laws[key])
         if prove is not None:
