@@ -168,12 +168,12 @@ def _uneven(found: Family) -> Iterator[Finding]:
     for test in found.failed:
         if test.kind in ("rows", "columns", "directions"):
             kinds[test.items[0]].append(test.kind)
-    groups: dict[object, list[Item]] = defaultdict(list)
+    groups: dict[tuple[object, tuple[str, ...]], list[Item]] = defaultdict(list)
     for item, what in kinds.items():
         groups[item.role, tuple(what)].append(item)
-    for (_, what), group in groups.items():  # type: ignore[misc]
+    for (_, odd), group in groups.items():
         message = (
-            f"{named(group)}: the sums of squares of {' and '.join(what)} are too uneven for independent "
+            f"{named(group)}: the sums of squares of {' and '.join(odd)} are too uneven for independent "
             "entries of one law: low rank, rows of different scale, or a trained matrix"
         )
         yield Finding("not_independent", labels(group), message)

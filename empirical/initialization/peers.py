@@ -122,9 +122,11 @@ def pattern(role: Role, level: float) -> Pattern:
     return _odd_ones(y, errors, level / count)
 
 
-def _residual(y: NDArray[np.float64], errors: NDArray[np.float64], curve: tuple[object, ...]) -> float:
+def _residual(
+    y: NDArray[np.float64], errors: NDArray[np.float64], curve: tuple[NDArray[np.float64], ...]
+) -> float:
     """Weighted sum of squares that the best curve a + sum_k b_k x_k leaves."""
-    matrix = np.stack([np.ones_like(y), *curve], axis=1) / errors[:, None]  # type: ignore[arg-type]
+    matrix = np.stack([np.ones_like(y), *curve], axis=1) / errors[:, None]
     solution = np.linalg.lstsq(matrix, y / errors, rcond=None)[0]
     return float(((matrix @ solution - y / errors) ** 2).sum())
 

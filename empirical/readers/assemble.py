@@ -210,20 +210,20 @@ class Assembler:
         first, second = gate.first, gate.second
         if len(second) == 2:
             first, second = second, first
-        shapes = [len(first) == 2 and _activated(first[1]), len(first) == 1]
-        plain = len(second) == 1 and isinstance(second[0], Single) and isinstance(second[0].term, Map)
-        if (
-            not any(shapes)
-            or not plain
-            or not isinstance(first[0], Single)
-            or not isinstance(first[0].term, Map)
-        ):
-            raise UnsupportedModuleError(_place(first), "a product of two branches that is no gated network")
-        activation = first[1].term.activation if len(first) == 2 else "identity"  # type: ignore[union-attr]
-        assert isinstance(second[0], Single)
+        match first, second:
+            case (Single(term=Map() as gate_term), Single(term=Activated(activation=found))), (
+                Single(term=Map() as up_term),
+            ):
+                activation = found
+            case (Single(term=Map() as gate_term),), (Single(term=Map() as up_term),):
+                activation = "identity"
+            case _:
+                raise UnsupportedModuleError(
+                    _place(first), "a product of two branches that is no gated network"
+                )
         assert isinstance(down, Single)
-        gate_map = self.linear(first[0].term, f"{name}.gate")
-        up = self.linear(_map(second[0].term), f"{name}.up")
+        gate_map = self.linear(gate_term, f"{name}.gate")
+        up = self.linear(up_term, f"{name}.up")
         middle = self.many(inner, name) if inner else None
         return ops.FeedForward(
             name, up, activation, self.linear(_map(down.term), f"{name}.down"), gate_map, middle
