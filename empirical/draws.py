@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from meanfield.errors import InputError
 from meanfield.ops import Draw, ParameterKey
+from meanfield.random import fill_normal, fill_uniform, stream
 
 THREADS = min(os.cpu_count() or 1, 8)
 WORTH_A_THREAD = 2**13  # entries; handing over a smaller tensor takes longer than drawing it
@@ -52,27 +53,6 @@ def seed_number(seed: Any) -> int:
     return operator.index(seed)
 
 
-def stream(seed: int, purpose: str) -> np.random.Generator:
-    """Open the stream of random numbers of one tensor.
-
-    Args:
-        seed: The seed of the run.
-        purpose: Name of the tensor; different names have independent streams.
-
-    Returns:
-        A generator at the start of its stream.
-
-    Example:
-        >>> bool(stream(0, "input").random() == stream(0, "input").random())
-        True
-        >>> bool(stream(0, "input").random() == stream(0, "probe").random())
-        False
-    """
-    # The whole name is the key: 32-bit hashes of 100,000 names would collide.
-    key = int.from_bytes(purpose.encode(), "little")
-    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(key,))))
-
-
 def normal(generator: np.random.Generator, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
     """Draw standard normals in the type and on the device of another tensor.
 
@@ -84,8 +64,36 @@ def normal(generator: np.random.Generator, shape: tuple[int, ...], like: torch.T
     Returns:
         The draw, of that shape.
     """
-    values = generator.standard_normal(shape, dtype=_host_dtype(like))
+    values = np.empty(shape, _host_dtype(like))
+    fill_normal([generator], values.reshape(1, -1))
     return torch.from_numpy(values).to(like)
+
+
+def fill(generator: np.random.Generator, law: Draw, out: NDArray[Any]) -> None:
+    """Fill an array with independent draws from a law.
+
+    Args:
+        generator: The stream to read on from.
+        law: The law of an entry.
+        out: What to fill, float32 or float64, contiguous.
+
+    Example:
+        >>> out = np.empty(2)
+        >>> fill(stream(0, "bias"), Draw(0, mean=3), out)
+        >>> out.tolist()
+        [3.0, 3.0]
+    """
+    if law.variance == 0:
+        out.fill(float(law.mean))
+        return
+    deviation = float(law.variance) ** 0.5
+    with np.errstate(over="ignore"):  # whoever measures refuses infinities, and can say where they came from
+        if law.law == "normal":
+            fill_normal([generator], out.reshape(1, -1), deviation)
+        else:
+            fill_uniform(generator, out, deviation)
+    if law.mean:
+        out += out.dtype.type(law.mean)
 
 
 def draw(parameters: Iterable[NamedParameter], seed: int) -> None:
@@ -119,16 +127,6 @@ def _draw_one(parameter: NamedParameter, seed: int) -> None:
     in_place = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
     dtype = _host_dtype(tensor)
     values: NDArray[Any] = tensor.numpy() if in_place else np.empty(tuple(tensor.shape), dtype)
-    if law.law == "normal":
-        generator.standard_normal(dtype=dtype, out=values)
-        scale = float(law.variance) ** 0.5
-    else:
-        generator.random(dtype=dtype, out=values)
-        values -= 0.5
-        scale = (12 * float(law.variance)) ** 0.5
-    with np.errstate(over="ignore"):  # whoever measures refuses infinities, and can say where they came from
-        values *= scale
-    if law.mean:
-        values += float(law.mean)
+    fill(generator, law, values)
     if not in_place:
         tensor.copy_(torch.from_numpy(values))

@@ -7,9 +7,10 @@ from numpy.random import Generator
 from torch import Tensor
 
 from empirical.build import Architecture
-from empirical.draws import normal, stream
+from empirical.draws import normal
 from empirical.setting import Conditions
 from meanfield import ops
+from meanfield.random import stream
 
 
 class Inputs:

@@ -9,9 +9,10 @@ from typing import TypeAlias
 from torch import nn
 
 from empirical import layers
-from empirical.draws import NamedParameter, stream
+from empirical.draws import NamedParameter
 from meanfield import ops
 from meanfield.errors import InputError
+from meanfield.random import stream
 
 Model: TypeAlias = layers.Transformer | layers.EncoderDecoder
 

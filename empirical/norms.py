@@ -10,13 +10,14 @@ import torch
 
 from empirical.build import Architecture, build, build_op
 from empirical.device import torch_device, torch_dtype
-from empirical.draws import draw, normal, stream
+from empirical.draws import draw, normal
 from empirical.inputs import Inputs
 from empirical.names import dropouts, named_parameters, open_streams
 from empirical.probe import one_thread, recorded
 from empirical.setting import KEYS, Setting, seed_list
 from meanfield import ops
 from meanfield.errors import InputError
+from meanfield.random import stream
 
 
 def token_norms(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from empirical.build import Architecture
 from empirical.device import torch_dtype
-from empirical.draws import draw, stream
+from empirical.draws import draw
 from empirical.frobenius import frobenius_norms
 from empirical.inputs import Inputs
 from empirical.layers import Context, Transformer
@@ -22,6 +22,7 @@ from empirical.names import Model, dropouts, named_parameters, open_streams, poi
 from empirical.setting import Conditions, Setting
 from meanfield import ops
 from meanfield.errors import InputError
+from meanfield.random import stream
 
 GRADIENTS = ["grad_sq_hat", "mean_grad_sq_hat", "grad_norm_hat"]
 MOMENTS = ["q_hat", "cov_hat", "cov_across_hat", "q_grad_hat", "cov_grad_hat", "cov_grad_across_hat"]

@@ -2,77 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
 
-import array_api_compat.torch
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
+from empirical.backend import TorchBackend
 from empirical.build import Architecture
-from empirical.device import torch_device, torch_dtype
 from empirical.measure import Measurement, tabulate
 from empirical.probe import GRADIENTS, MOMENTS
 from empirical.setting import Setting, seed_list
 from meanfield.given import FeaturesPerStack, PerStack
-from meanfield.weight_free import Backend, sample
-from meanfield.weight_free.backend import Array, generator
-
-
-class TorchBackend(Backend):
-    """Torch arrays on a device, with random numbers drawn there.
-
-    Args:
-        dtype: ``"float32"`` or ``"float64"``.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-    """
-
-    xp = array_api_compat.torch
-
-    def __init__(self, dtype: str, device: str) -> None:
-        super().__init__(dtype)
-        self.device = torch_device(device)
-        self.dtype = torch_dtype(dtype, self.device)
-        if self.device.type != "cpu":
-            self.entries = 2**24  # a device wants many seeds at once
-
-    def streams(self, seeds: Sequence[int]) -> list[Any]:
-        """Open one stream on the device for each seed."""
-        keys = [int(generator(seed, self.device.type).integers(2**63)) for seed in seeds]
-        return [torch.Generator(self.device).manual_seed(key) for key in keys]
-
-    def normal(self, streams: list[Any], shape: tuple[int, ...]) -> Array:
-        """Draw standard normals of shape (seeds, *shape)."""
-        out = torch.empty((len(streams), *shape), dtype=self.dtype, device=self.device)
-        for stream, part in zip(streams, out, strict=True):
-            part.normal_(generator=stream)
-        return out
-
-    def uniform(self, streams: list[Any], shape: tuple[int, ...]) -> Array:
-        """Draw uniform numbers in [0, 1) of shape (seeds, *shape)."""
-        out = torch.empty((len(streams), *shape), dtype=self.dtype, device=self.device)
-        for stream, part in zip(streams, out, strict=True):
-            part.uniform_(generator=stream)
-        return out
-
-    def asarray(self, values: NDArray[Any]) -> Array:
-        """Bring host values to the device; floating-point values take the backend's type."""
-        tensor = torch.from_numpy(np.array(values))
-        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
-
-    def host(self, values: Array) -> NDArray[np.float64]:
-        """Bring values to the host in double precision."""
-        return np.asarray(values.cpu().numpy(), dtype=np.float64)
-
-    def erf(self, x: Array) -> Array:
-        """Compute the error function."""
-        return torch.erf(x)
-
-    def cholesky(self, gram: Array) -> Array:
-        """Factorise each matrix of a stack; NaN where one is not positive definite."""
-        lower, fault = torch.linalg.cholesky_ex(gram)
-        return torch.where(fault[:, None, None] == 0, lower, torch.nan)
+from meanfield.weight_free import sample
 
 
 def weight_free(

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from empirical.audit.batch import Call, run, seeded
-from empirical.draws import stream
 from empirical.losses import LOSSES, READ_THE_HEAD
 from empirical.readers import Reading
 from meanfield.errors import InputError
 from meanfield.ops import EncoderDecoder, Head, Linear, Sequential, Transformer
+from meanfield.random import stream
 
 
 def target(reading: Reading) -> Transformer:

@@ -9,7 +9,7 @@ from meanfield.weight_free.backend import Array, Backend
 
 
 def activate(activation: str, u: Array, backend: Backend) -> tuple[Array, Array]:
-    """Evaluate phi(u) and phi'(u).
+    """Evaluate phi(u).
 
     Args:
         activation: One of `meanfield.ops.ACTIVATIONS`.
@@ -17,14 +17,32 @@ def activate(activation: str, u: Array, backend: Backend) -> tuple[Array, Array]
         backend: Whose arrays.
 
     Returns:
-        Value and slope; at a kink the left one, as automatic differentiation has it.
+        The value, and what `activate_back` needs.
 
     Example:
         >>> import numpy as np
-        >>> [part.tolist() for part in activate("sigmoid", np.zeros(1), Backend())]
-        [[0.5], [0.25]]
+        >>> value, saved = activate("sigmoid", np.zeros(1), Backend())
+        >>> value.tolist(), activate_back("sigmoid", saved, np.ones(1), Backend()).tolist()
+        ([0.5], [0.25])
     """
+    if activation in backend.fused:
+        return backend.fused[activation][0](u), u
     return _RULES[activation](u, backend)
+
+
+def activate_back(activation: str, saved: Array, g: Array, backend: Backend) -> Array:
+    """Multiply a gradient by phi'(u); at a kink by the left slope, as automatic differentiation does.
+
+    Args:
+        activation: One of `meanfield.ops.ACTIVATIONS`.
+        saved: From `activate`.
+        g: The gradient of the value.
+        backend: Whose arrays.
+
+    Returns:
+        g phi'(u).
+    """
+    return backend.fused[activation][1](g, saved) if activation in backend.fused else g * saved
 
 
 def _identity(u: Array, backend: Backend) -> tuple[Array, Array]:

@@ -29,6 +29,7 @@ class Mixed:
     weights: Array
     kept: Array | None
     slope: Array | None
+    table: Table | None
 
 
 def split(x: Array, heads: int, run: Run) -> Array:
@@ -93,13 +94,15 @@ def mix(op: Attention, q: Array | None, k: Array | None, v: Array, run: Run) -> 
     """
     xp = run.xp
     slope: Array | None = None
+    table: Table | None = None
     shape = (v.shape[0], run.batch, op.heads, run.tokens, v.shape[-2])
     if q is None or k is None:
         s = run.backend.asarray(np.zeros((1, 1, 1, *shape[3:])))
     else:
         s = float(op.score_scale) * xp.reshape(_grouped(q, op, xp) @ xp.matrix_transpose(k), shape)
     if op.relative_bias is not None:
-        s = s + _bias(op.relative_bias, op, run)
+        table = _table(op.relative_bias, op, run)
+        s = s + _bias(op.relative_bias, table, op, run)
     if op.alibi is not None:
         s = s + run.backend.asarray(distances(op, run.tokens)[None, None])  # (1, 1, heads, tokens, tokens)
     if op.softcap is not None:
@@ -108,12 +111,11 @@ def mix(op: Attention, q: Array | None, k: Array | None, v: Array, run: Run) -> 
     mask = _mask(op, run)
     if mask is not None:
         s = xp.where(mask, s, -xp.inf)
-    weights = xp.exp(s - xp.max(s, axis=-1, keepdims=True))
-    weights = weights / xp.sum(weights, axis=-1, keepdims=True)
+    weights = run.backend.softmax(s)
     kept = run.keep(float(op.dropout), shape[1:]) if op.dropout else None
     used = xp.broadcast_to(weights if kept is None else weights * kept, shape)
     y = xp.reshape(_grouped(used, op, xp) @ v, (*shape[:4], v.shape[-1]))
-    return y, Mixed(q, k, v, weights, kept, slope)
+    return y, Mixed(q, k, v, weights, kept, slope, table)
 
 
 def mix_back(op: Attention, saved: Mixed, g: Array, run: Run) -> tuple[Array | None, Array | None, Array]:
@@ -141,12 +143,11 @@ def mix_back(op: Attention, saved: Mixed, g: Array, run: Run) -> tuple[Array | N
     of_weights = xp.reshape(grouped @ xp.matrix_transpose(v), shape)
     if kept is not None:
         of_weights = of_weights * kept
-    ds = weights * of_weights
-    ds = ds - weights * xp.sum(ds, axis=-1, keepdims=True)
+    ds = run.backend.softmax_back(weights, of_weights)
     if saved.slope is not None:
         ds = ds * saved.slope
-    if op.relative_bias is not None:
-        _bias_back(op.relative_bias, ds, run)
+    if op.relative_bias is not None and saved.table is not None:
+        _bias_back(op.relative_bias, saved.table, ds, run)
     ds = float(op.score_scale) * _grouped(ds, op, xp)
     of_q = xp.reshape(ds @ saved.k, saved.q.shape)
     return of_q, xp.matrix_transpose(ds) @ _grouped(saved.q, op, xp), of_v
@@ -189,22 +190,31 @@ def _one_hot(bias: RelativeBias, run: Run) -> Array:
     return run.masks[key]
 
 
-def _bias(bias: RelativeBias, op: Attention, run: Run) -> Array:
+def _table(bias: RelativeBias, op: Attention, run: Run) -> Table:
+    """The layer's own table, or the one it shares."""
+    name = run.prefix + bias.name
+    table = run.tables.get(name)
+    if bias.shared:
+        if table is None:
+            raise InputError(f"{bias.name} is shared, and no earlier layer has it: let the first one own it")
+        return table
+    if table is None or table.layer != run.layer:  # a layer that is computed again keeps what it has received
+        values = run.draw(bias.name, "weight", bias.weight, bias.buckets, op.heads)
+        table = run.tables[name] = Table(run.layer, values, run.xp.zeros_like(values))
+    return table
+
+
+def _bias(bias: RelativeBias, table: Table, op: Attention, run: Run) -> Array:
     """Scores' term b[bucket, head], (seeds, 1, heads, tokens, tokens)."""
-    xp, name = run.xp, run.prefix + bias.name
-    if not bias.shared:
-        values = run.draw(bias.weight, bias.buckets, op.heads)
-        run.tables[name] = Table(run.layer, values, xp.zeros_like(values))
-    elif name not in run.tables:
-        raise InputError(f"{bias.name} is shared, and no earlier layer has it: let the first one own it")
-    term = _one_hot(bias, run) @ run.tables[name].values  # (seeds, tokens^2, heads)
+    xp = run.xp
+    term = _one_hot(bias, run) @ table.values  # (seeds, tokens^2, heads)
     term = xp.reshape(term, (run.seeds, 1, run.tokens, run.tokens, op.heads))
     return xp.permute_dims(term, (0, 1, 4, 2, 3))
 
 
-def _bias_back(bias: RelativeBias, ds: Array, run: Run) -> None:
+def _bias_back(bias: RelativeBias, table: Table, ds: Array, run: Run) -> None:
     """Add the gradient of the table; the layer that owns it notes the sum, after all that share it."""
-    xp, table = run.xp, run.tables[run.prefix + bias.name]
+    xp = run.xp
     flat = xp.permute_dims(xp.sum(ds, axis=1), (0, 2, 3, 1))  # (seeds, tokens, tokens, heads)
     flat = xp.reshape(flat, (ds.shape[0], -1, ds.shape[2]))
     table.gradient = table.gradient + xp.matrix_transpose(_one_hot(bias, run)) @ flat

@@ -1,8 +1,9 @@
-"""Where the sampler computes: an array namespace, its random numbers and three functions it lacks."""
+"""Where the sampler computes: an array namespace, its random numbers and the functions it lacks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import array_api_compat.numpy
@@ -10,11 +11,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.errors import UnknownNameError
+from meanfield.random import fill_normal, stream
 
 Array: TypeAlias = Any
 """An array of the backend's namespace; the first axis counts seeds."""
 
 DTYPES = ("float32", "float64")
+
+
+class Streams:
+    """Standard normals of several seeds, each from its own stream.
+
+    Small draws are served from numbers drawn ahead; what a seed gets depends on the shapes asked for before
+    alone, and not on the seeds beside it.
+
+    Args:
+        backend: Where numbers are drawn.
+        generators: One for each seed.
+    """
+
+    def __init__(self, backend: Backend, generators: list[Any]) -> None:
+        self.backend, self.generators = backend, generators
+        self._ahead: Array | None = None
+        self._next = backend.ahead
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def normal(self, shape: tuple[int, ...]) -> Array:
+        """Draw standard normals of shape (seeds, *shape)."""
+        backend, numbers = self.backend, math.prod(shape)
+        if 4 * numbers > backend.ahead:
+            out = backend.empty((len(self), *shape))
+            backend.fill(self.generators, backend.xp.reshape(out, (len(self), numbers)))
+            return out
+        if self._ahead is None or self._next + numbers > backend.ahead:
+            self._ahead, self._next = (
+                backend.empty((len(self), backend.ahead)),
+                0,
+            )  # views of the last live on
+            backend.fill(self.generators, self._ahead)
+        drawn = self._ahead[:, self._next : self._next + numbers]
+        self._next += numbers
+        return backend.xp.reshape(drawn, (len(self), *shape))
+
+    def uniform(self, shape: tuple[int, ...]) -> Array:
+        """Draw uniform numbers in [0, 1) of shape (seeds, *shape)."""
+        return self.backend.uniform(self.generators, shape)
 
 
 class Backend:
@@ -30,6 +73,10 @@ class Backend:
     xp: Any = array_api_compat.numpy
     entries = 2**17
     """Entries of the largest array that several seeds share; a seed that needs more runs by itself."""
+    fused: Mapping[str, tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]] = {}
+    """Activations of the backend's own, u -> phi(u) and (g, u) -> g phi'(u), by name."""
+    looks = True
+    """Whether the host may look at a number in the middle of a pass; on a device it would wait for it."""
 
     def __init__(self, dtype: str = "float64") -> None:
         if dtype not in DTYPES:
@@ -37,21 +84,27 @@ class Backend:
         self.dtype: Any = np.dtype(dtype)
         self.eps = float(np.finfo(dtype).eps)
         self.tiny = float(np.finfo(dtype).tiny) / self.eps  # the least square that keeps its digits
+        self.ahead = 2**14 if dtype == "float32" else 0  # numbers drawn ahead: many at once are faster
 
-    def streams(self, seeds: Sequence[int]) -> list[Any]:
+    def streams(self, seeds: Sequence[int]) -> Streams:
         """Open one stream of random numbers for each seed."""
-        return [generator(seed) for seed in seeds]
+        return Streams(self, [generator(seed) for seed in seeds])
 
-    def normal(self, streams: list[Any], shape: tuple[int, ...]) -> Array:
-        """Draw standard normals of shape (seeds, *shape)."""
-        out = np.empty((len(streams), *shape), self.dtype)
-        for stream, part in zip(streams, out, strict=True):
-            stream.standard_normal(dtype=self.dtype, out=part)
-        return out
+    def empty(self, shape: tuple[int, ...]) -> Array:
+        """Make room for numbers."""
+        return np.empty(shape, self.dtype)
 
-    def uniform(self, streams: list[Any], shape: tuple[int, ...]) -> Array:
+    def fill(self, generators: list[Any], out: Array) -> None:
+        """Fill rows (seeds, numbers) with standard normals, each from its own generator."""
+        fill_normal(generators, out)
+
+    def uniform(self, generators: list[Any], shape: tuple[int, ...]) -> Array:
         """Draw uniform numbers in [0, 1) of shape (seeds, *shape)."""
-        return np.stack([stream.random(shape, dtype=self.dtype) for stream in streams])
+        return np.stack([each.random(shape, dtype=self.dtype) for each in generators])
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        """Multiply stacks of matrices (seeds, ., .), one product for each seed."""
+        return a @ b
 
     def asarray(self, values: NDArray[Any]) -> Array:
         """Bring host values into the namespace; floating-point values take the backend's type."""
@@ -67,6 +120,16 @@ class Backend:
 
         return erf(x)
 
+    def softmax(self, s: Array) -> Array:
+        """Normalise exponentials over the last axis."""
+        weights = self.xp.exp(s - self.xp.max(s, axis=-1, keepdims=True))
+        return weights / self.xp.sum(weights, axis=-1, keepdims=True)
+
+    def softmax_back(self, weights: Array, g: Array) -> Array:
+        """Carry the gradient of a softmax back to what it was taken of."""
+        ds = weights * g
+        return ds - weights * self.xp.sum(ds, axis=-1, keepdims=True)
+
     def cholesky(self, gram: Array) -> Array:
         """Factorise each matrix of a stack; NaN where one is not positive definite."""
         return _each_cholesky(np.linalg.cholesky, gram)
@@ -74,8 +137,7 @@ class Backend:
 
 def generator(seed: int, purpose: str = "normal") -> np.random.Generator:
     """Open the host's stream of one seed and purpose, apart from those of dense weights."""
-    key = int.from_bytes(f"weight_free/{purpose}".encode(), "little")
-    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(key,))))
+    return stream(seed, f"weight_free/{purpose}")
 
 
 def _each_cholesky(cholesky: Callable[[Array], Array], gram: Array) -> Array:

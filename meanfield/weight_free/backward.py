@@ -8,9 +8,10 @@ import numpy as np
 
 from meanfield import ops
 from meanfield.errors import MissingRuleError
-from meanfield.weight_free import attention, linear
+from meanfield.weight_free import attention
+from meanfield.weight_free.activations import activate_back
 from meanfield.weight_free.backend import Array
-from meanfield.weight_free.forward import Saved
+from meanfield.weight_free.forward import Saved, forward
 from meanfield.weight_free.run import Run, squared
 
 INTERPRETER = "weight_free.backward"
@@ -32,16 +33,10 @@ def backward(op: ops.Op, saved: Saved, g: Array, run: Run) -> Array:
     raise MissingRuleError(op, INTERPRETER)
 
 
-def _through(module: str, saved: linear.Projected, gradients: dict[str, Array], run: Run) -> Array:
-    g, squares = linear.project_back(saved, gradients, run)
-    linear.note(module, saved, gradients, squares, run)
-    return g
-
-
 @backward.register
 def _linear(op: ops.Linear, saved: Saved, g: Array, run: Run) -> Array:
     """G W^T given X and X W. Source: definition."""
-    return _through(op.name, saved, {"": g}, run)
+    return run.project_back(op.name, saved, {"": g})
 
 
 @backward.register
@@ -71,7 +66,7 @@ def _over_tokens(x: Array, run: Run) -> Array:
 @backward.register
 def _activation(op: ops.Activation, saved: Saved, g: Array, run: Run) -> Array:
     """Times phi'(x). Source: definition."""
-    return g * saved
+    return activate_back(op.activation, saved, g, run.backend)
 
 
 @backward.register
@@ -100,7 +95,7 @@ def _attention(op: ops.Attention, saved: Saved, g: Array, run: Run) -> Array:
     """The chain rule through mixing and scores. Source: vaswani2017, Eq. (1), differentiated."""
     read, norms, mixed, inner, output = saved
     if op.output is not None:
-        g = _through(op.name, output, {"o": g}, run)
+        g = run.project_back(op.name, output, {"o": g})
     if op.inner is not None:
         g = backward(op.inner, inner, g, run)
     of_q, of_k, of_v = attention.mix_back(op, mixed, attention.split(g, op.heads, run), run)
@@ -109,7 +104,7 @@ def _attention(op: ops.Attention, saved: Saved, g: Array, run: Run) -> Array:
         for name, of in (("v", of_v), ("k", of_k), ("q", of_q))
         if of is not None
     }
-    sources = [_through(op.name, part, gradients, run) for part in reversed(read)]
+    sources = [run.project_back(op.name, part, gradients) for part in reversed(read)]
     if not op.cross:
         return sources[0]
     assert run.memory is not None
@@ -131,11 +126,15 @@ def _heads_back(op: ops.Attention, name: str, g: Array, saved: Saved, run: Run) 
 @backward.register
 def _feed_forward(op: ops.FeedForward, saved: Saved, g: Array, run: Run) -> Array:
     """Down, the hidden layer, up (and gate). Source: definition."""
-    read, factors, inner, down = saved
-    g = _through(op.name, down, {"down": g}, run)
+    read, hidden, factors, inner, down = saved
+    g = run.project_back(op.name, down, {"down": g})
     if op.inner is not None:
         g = backward(op.inner, inner, g, run)
-    return _through(op.name, read, {name: g * factor for name, factor in factors.items()}, run)
+    if factors is None:
+        return run.project_back(op.name, read, {"up": activate_back(op.activation, hidden, g, run.backend)})
+    gate, up = factors
+    gradients = {"gate": activate_back(op.activation, hidden, g * up, run.backend), "up": g * gate}
+    return run.project_back(op.name, read, gradients)
 
 
 @backward.register
@@ -184,10 +183,7 @@ def _merge(op: ops.Merge, saved: Saved, g: Array, run: Run) -> Array:
 @backward.register
 def _repeat(op: ops.Repeat, saved: Saved, g: Array, run: Run) -> Array:
     """The last layer first. Source: definition."""
-    for kept in reversed(saved):
-        g = backward(op.block, kept, g, run)
-        run.layer -= 1
-    return g
+    return run.repeat_back(op, saved, g, forward, backward)
 
 
 @backward.register
@@ -210,20 +206,5 @@ def _head(op: ops.Head, saved: Saved, g: Array, run: Run) -> Array:
     """The map's gradient; that of a tied head is kept for the embedding. Source: definition."""
     x, read, slope, inner = saved
     g = float(op.scale) * (g if slope is None else g * slope)
-    g = _to_words(op, x, read, g, run) if op.tied else _through(op.name, read, {"": g}, run)
+    g = run.logits_back(op, x, read, g)
     return g if op.transform is None else backward(op.transform, inner, g, run)
-
-
-def _to_words(op: ops.Head, x: Array, read: linear.Projected, g: Array, run: Run) -> Array:
-    """Gradient of what a tied head reads; that of the rows is kept, that of a bias noted."""
-    xp, words = run.xp, run.tied
-    assert words is not None
-    slots = words.slot.shape[1]
-    known, g = g[..., :slots], g[..., slots:]
-    of_others, squares = linear.project_back(read, {"": g}, run)
-    words.gradient = words.gradient + xp.matrix_transpose(known) @ x
-    words.others = squares[""]
-    if op.linear.bias is not None:  # a class has its column in one of the two parts, and 0 in the other
-        total = squared(xp.sum(known, axis=1), xp) + squared(xp.sum(g, axis=1), xp)
-        run.add(op.name, "bias", total)
-    return of_others + known @ words.values

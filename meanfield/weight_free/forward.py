@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from meanfield import ops
 from meanfield.errors import MissingRuleError
-from meanfield.weight_free import attention, linear
+from meanfield.weight_free import attention
 from meanfield.weight_free.activations import activate
 from meanfield.weight_free.backend import Array
 from meanfield.weight_free.run import INTERPRETER, Run
@@ -36,7 +36,7 @@ def forward(op: ops.Op, x: Array, run: Run) -> tuple[Array, Saved]:
 @forward.register
 def _linear(op: ops.Linear, x: Array, run: Run) -> tuple[Array, Saved]:
     """X W + b. Source: definition."""
-    outputs, saved = linear.project({"": op}, x, run)
+    outputs, saved = run.project(op.name, {"": op}, x)
     return outputs[""], saved
 
 
@@ -50,15 +50,16 @@ def _norm(op: ops.Norm, x: Array, run: Run) -> tuple[Array, Saved]:
     y = x * inverse
     if op.plain:
         return y, (y, inverse, 1.0)
-    gain, shift = (_entries(law, y, run) for law in (op.gain, op.shift))
+    gain, shift = (_entries(op, *part, y, run) for part in (("weight", op.gain), ("bias", op.shift)))
     return gain * y + shift, (y, inverse, gain)
 
 
-def _entries(law: ops.Draw, x: Array, run: Run) -> Array | float:
+def _entries(op: ops.Norm, parameter: str, law: ops.Draw, x: Array, run: Run) -> Array | float:
     """One gain or shift per coordinate, the same for all tokens; a number where all agree."""
     if not law.variance:
         return float(law.mean)
-    return run.xp.reshape(run.draw(law, x.shape[-1]), (-1, *[1] * (x.ndim - 2), x.shape[-1]))
+    drawn = run.draw(op.name, parameter, law, x.shape[-1])
+    return run.xp.reshape(drawn, (-1, *[1] * (x.ndim - 2), x.shape[-1]))
 
 
 @forward.register
@@ -99,7 +100,8 @@ def _attention(op: ops.Attention, x: Array, run: Run) -> tuple[Array, Saved]:
     norms: dict[str, Saved] = {}
     projected: dict[str, Array] = {}
     for source, names in _sources(op, x, run):
-        outputs, saved = linear.project({name: maps[name] for name in names if name in maps}, source, run)
+        read_here = {name: maps[name] for name in names if name in maps}
+        outputs, saved = run.project(op.name, read_here, source)
         projected |= outputs
         read.append(saved)
     for name, y in projected.items():
@@ -110,7 +112,7 @@ def _attention(op: ops.Attention, x: Array, run: Run) -> tuple[Array, Saved]:
         y, inner = forward(op.inner, y, run)
     output = None
     if op.output is not None:
-        outputs, output = linear.project({"o": op.output}, y, run)
+        outputs, output = run.project(op.name, {"o": op.output}, y)
         y = outputs["o"]
     return y, (read, norms, saved_mix, inner, output)
 
@@ -143,19 +145,19 @@ def _heads(op: ops.Attention, name: str, y: Array, run: Run) -> tuple[Array, Sav
 def _feed_forward(op: ops.FeedForward, x: Array, run: Run) -> tuple[Array, Saved]:
     """down(inner(phi(up x))), or down(inner(phi(gate x) * up x)). Source: definition."""
     if op.gate is None:
-        outputs, read = linear.project({"up": op.up}, x, run)
-        y, slope = activate(op.activation, outputs["up"], run.backend)
-        factors = {"up": slope}
+        outputs, read = run.project(op.name, {"up": op.up}, x)
+        y, saved = activate(op.activation, outputs["up"], run.backend)
+        factors = None
     else:
-        outputs, read = linear.project({"gate": op.gate, "up": op.up}, x, run)
-        gate, slope = activate(op.activation, outputs["gate"], run.backend)
+        outputs, read = run.project(op.name, {"gate": op.gate, "up": op.up}, x)
+        gate, saved = activate(op.activation, outputs["gate"], run.backend)
         y = gate * outputs["up"]
-        factors = {"gate": slope * outputs["up"], "up": gate}
+        factors = (gate, outputs["up"])
     inner = None
     if op.inner is not None:
         y, inner = forward(op.inner, y, run)
-    outputs, down = linear.project({"down": op.down}, y, run)
-    return outputs["down"], (read, factors, inner, down)
+    outputs, down = run.project(op.name, {"down": op.down}, y)
+    return outputs["down"], (read, saved, factors, inner, down)
 
 
 @forward.register
@@ -208,12 +210,7 @@ def _merge(op: ops.Merge, x: Array, run: Run) -> tuple[Array, Saved]:
 @forward.register
 def _repeat(op: ops.Repeat, x: Array, run: Run) -> tuple[Array, Saved]:
     """The layers of a run. Source: definition."""
-    kept = []
-    for _ in range(op.times):
-        run.layer += 1
-        x, saved = forward(op.block, x, run)
-        kept.append(saved)
-    return x, kept
+    return run.repeat(op, x, forward)
 
 
 @forward.register
@@ -233,30 +230,9 @@ def _head(op: ops.Head, x: Array, run: Run) -> tuple[Array, Saved]:
     xp, scale, inner = run.xp, float(op.scale), None
     if op.transform is not None:
         x, inner = forward(op.transform, x, run)
-    weights = op.linear
-    if op.tied:
-        assert run.tied is not None
-        weights = ops.Linear(weights.d_in, weights.d_out, run.tied.op.weight)
-    outputs, read = linear.project({"": weights}, x, run)
-    logits = outputs[""]
-    if op.tied:
-        logits = _with_words(op, x, logits, run)
+    logits, read = run.logits(op, x)
     logits, slope = scale * logits, None
     if op.softcap is not None:
         t = xp.tanh(logits / float(op.softcap))
         logits, slope = float(op.softcap) * t, 1 - t * t
     return logits, (x, read, slope, inner)
-
-
-def _with_words(op: ops.Head, x: Array, logits: Array, run: Run) -> Array:
-    """Put one column for each token, that of its id, before the logits of a tied head."""
-    # The same id's column among the others is barred later, in `losses.cross_entropy`.
-    xp, words = run.xp, run.tied
-    assert words is not None
-    known = x @ xp.matrix_transpose(words.values)
-    if op.linear.bias is not None and op.linear.bias.variance:  # what all classes share is not seen
-        bias = run.draw(op.linear.bias, op.linear.d_out)  # (seeds, vocab)
-        ids = xp.broadcast_to(words.ids, (run.seeds, words.ids.shape[1]))
-        known = known + xp.take_along_axis(bias, ids, axis=1)[:, None, :]
-        logits = logits + bias[:, None, :]
-    return xp.concat([known, logits], axis=-1)

@@ -18,7 +18,7 @@ import numpy as np
 from meanfield.errors import MissingRuleError
 from meanfield.ops import Linear
 from meanfield.weight_free.backend import Array
-from meanfield.weight_free.run import INTERPRETER, Run, squared
+from meanfield.weight_free.run import INTERPRETER, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ class Projected:
 def span(x: Array, run: Run) -> Span:
     """Factorise token rows (seeds, T, d) for the maps that read them."""
     xp = run.xp
-    gram = x @ xp.matrix_transpose(x)
+    gram = run.backend.matmul(x, xp.matrix_transpose(x))
     lower, sound = _cholesky(gram, x.shape[-1], run)
     if xp.all(sound):
-        return Span(gram, lower, xp.linalg.inv(lower) @ x)
+        return Span(gram, lower, run.backend.matmul(xp.linalg.inv(lower), x))
     q, r = xp.linalg.qr(xp.matrix_transpose(x), mode="reduced")
     rows, basis = xp.matrix_transpose(r), xp.matrix_transpose(q)
     if xp.any(sound):  # each seed goes its own way, whatever the others do
@@ -78,10 +78,13 @@ def _root(gram: Array, maps: dict[str, Linear], gradients: dict[str, Array], run
     return xp.where(sound, lower, upper) if xp.any(sound) else upper
 
 
-def project(maps: dict[str, Linear], x: Array | Span, run: Run) -> tuple[dict[str, Array], Projected]:
+def project(
+    module: str, maps: dict[str, Linear], x: Array | Span, run: Run
+) -> tuple[dict[str, Array], Projected]:
     """Apply fresh linear maps to the same tokens.
 
     Args:
+        module: Name of the module.
         maps: Name -> map.
         x: Token rows (seeds, T, d), or their span where it is known.
         run: The pass.
@@ -93,14 +96,12 @@ def project(maps: dict[str, Linear], x: Array | Span, run: Run) -> tuple[dict[st
         MissingRuleError: If the entries of a weight have a mean.
     """
     tokens = x if isinstance(x, Span) else span(x, run)
-    outputs, normals = {}, {}
+    outputs, normals, product = {}, {}, run.backend.matmul
     for name, op in maps.items():
         if op.weight.mean:
             raise MissingRuleError(f"weights of mean {op.weight.mean}", INTERPRETER, "give weights of mean 0")
         normals[name] = run.normal(tokens.basis.shape[-2], op.d_out)
-        outputs[name] = (_deviation(op) * tokens.rows) @ normals[name]
-        if op.bias is not None and (op.bias.variance or op.bias.mean):
-            outputs[name] = outputs[name] + run.draw(op.bias, 1, op.d_out)
+        outputs[name] = run.with_bias(module, name, op, product(_deviation(op) * tokens.rows, normals[name]))
     return outputs, Projected(maps, tokens, normals)
 
 
@@ -117,37 +118,19 @@ def project_back(saved: Projected, gradients: dict[str, Array], run: Run) -> tup
         K of tokens and H of gradients.
     """
     xp, tokens = run.xp, saved.span
-    squares, gram, known = {}, 0.0, 0.0
+    squares, gram, known, product = {}, 0.0, 0.0, run.backend.matmul
     for name, op in saved.maps.items():
         g, deviation = gradients[name], _deviation(op)
-        of_map = g @ xp.matrix_transpose(g)
+        of_map = product(g, xp.matrix_transpose(g))
         squares[name] = xp.sum(tokens.gram * of_map, axis=(1, 2))
         gram = gram + deviation**2 * of_map
-        known = known + deviation * (g @ xp.matrix_transpose(saved.normals[name]))
+        known = known + deviation * product(g, xp.matrix_transpose(saved.normals[name]))
     if tokens.basis.shape[-2] == tokens.basis.shape[-1]:  # as many tokens as coordinates: all of W is known
-        return known @ tokens.basis, squares
+        return product(known, tokens.basis), squares
     root = _root(gram, saved.maps, gradients, run)
-    free = root @ run.normal(root.shape[-1], tokens.basis.shape[-1])
-    return free + (known - free @ xp.matrix_transpose(tokens.basis)) @ tokens.basis, squares
-
-
-def note(
-    module: str, saved: Projected, gradients: dict[str, Array], squares: dict[str, Array], run: Run
-) -> None:
-    """Note the gradients of weights and biases of maps of a module; a map called ``""`` bears its name.
-
-    Args:
-        module: Name of the module.
-        saved: From the forward pass.
-        gradients: Name -> gradient of the mapped tokens.
-        squares: Name -> ||dL/dW||^2.
-        run: The pass.
-    """
-    for name, op in reversed(saved.maps.items()):
-        part = f"{module}.{name}" if name else module
-        if op.bias is not None:
-            run.add(part, "bias", squared(run.xp.sum(gradients[name], axis=1), run.xp))
-        run.add(part, "weight", squares[name])
+    free = product(root, run.normal(root.shape[-1], tokens.basis.shape[-1]))
+    known = known - product(free, xp.matrix_transpose(tokens.basis))
+    return free + product(known, tokens.basis), squares
 
 
 def _deviation(op: Linear) -> float:

@@ -22,7 +22,7 @@ def linear(y: Array, share: Array, run: Run) -> Array:
     Returns:
         dL/dy.
     """
-    return share * run.normal(*y.shape[1:]) * y.shape[-1] ** -0.5
+    return share * run.noise("target", *y.shape[1:]) * y.shape[-1] ** -0.5
 
 
 def mse(y: Array, share: Array, run: Run) -> Array:
@@ -36,7 +36,7 @@ def mse(y: Array, share: Array, run: Run) -> Array:
     Returns:
         dL/dy.
     """
-    return 2 / y.shape[-1] * share * (y - run.normal(*y.shape[1:]))
+    return 2 / y.shape[-1] * share * (y - run.noise("target", *y.shape[1:]))
 
 
 def cross_entropy(logits: Array, labels: np.ndarray, share: Array, label_smoothing: float, run: Run) -> Array:
@@ -53,7 +53,7 @@ def cross_entropy(logits: Array, labels: np.ndarray, share: Array, label_smoothi
         dL/dlogits.
     """
     xp = run.xp
-    slots = 0 if run.tied is None else run.tied.slot.shape[1]
+    slots = run.columns
     classes = logits.shape[-1] - slots
     column = run.backend.asarray(np.arange(classes)[None])  # (1 or seeds, columns)
     active = None
@@ -63,8 +63,7 @@ def cross_entropy(logits: Array, labels: np.ndarray, share: Array, label_smoothi
         column = xp.concat([ids, xp.broadcast_to(column, (ids.shape[0], classes))], axis=-1)
         active = xp.concat([run.tied.slot == places, ~occurs], axis=-1)[:, None, :]
         logits = xp.where(active, logits, -xp.inf)
-    p = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
-    p = p / xp.sum(p, axis=-1, keepdims=True)
+    p = run.backend.softmax(logits)
     target = run.backend.asarray(labels)[:, :, None] == column[:, None, :]
     every = xp.ones_like(target[:, :1]) if active is None else active
     target = xp.astype(target & every, p.dtype) * (1 - label_smoothing)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.errors import once
-from meanfield.ops import Draw, Embedding, ParameterKey
+from meanfield.ops import Draw, Embedding, Head, Linear, ParameterKey, Repeat
 from meanfield.weight_free.backend import Array, Backend
 
 INTERPRETER = "weight_free.forward"
+Rule: TypeAlias = Callable[..., Any]
 
 
 @dataclass(slots=True)
@@ -71,19 +73,19 @@ class Rows:
 
 
 @dataclass(slots=True)
-class Run:
-    """Layout, random numbers and record of a pass; all arrays have a leading axis of seeds.
+class Run(ABC):
+    """A pass: its layout, how its matrices act, its record; all arrays have a leading axis of seeds.
 
     Args:
         backend: Where arrays live.
-        streams: One stream of random numbers for each seed.
+        seeds: How many seeds run together.
         batch: Sequences.
         feed: What the present stack is fed with.
         prefix: Of the names of the present stack's modules.
     """
 
     backend: Backend
-    streams: list[Any]
+    seeds: int
     batch: int
     feed: Feed
     prefix: str = ""
@@ -105,34 +107,99 @@ class Run:
         """Tokens in a sequence of the present stack."""
         return self.feed.tokens
 
-    @property
-    def seeds(self) -> int:
-        """How many seeds run together."""
-        return len(self.streams)
+    @abstractmethod
+    def noise(self, name: str, *shape: int) -> Array:
+        """Draw standard normals (seeds, *shape) for ``input0``, ``input1`` (of a decoder) or ``target``."""
 
-    def normal(self, *shape: int) -> Array:
-        """Draw standard normals (seeds, *shape), each seed from its own stream."""
-        return self.backend.normal(self.streams, shape)
-
+    @abstractmethod
     def keep(self, rate: float, shape: tuple[int, ...]) -> Array:
         """Draw a dropout mask (seeds, *shape): 0 at a rate, else 1/(1 - rate)."""
-        kept = self.backend.uniform(self.streams, shape) >= rate
-        return self.xp.astype(kept, self.backend.dtype) / (1 - rate)
 
-    def draw(self, law: Draw, *shape: int) -> Array:
-        """Draw an explicit tensor (seeds, *shape) from its law."""
-        if law.law == "normal":
-            unit = self.normal(*shape)
-        else:
-            unit = (self.backend.uniform(self.streams, shape) - 0.5) * 12**0.5
-        return float(law.mean) + float(law.variance) ** 0.5 * unit
+    @abstractmethod
+    def draw(self, module: str, parameter: str, law: Draw, *shape: int) -> Array:
+        """Draw a parameter of the present layer, (seeds, *shape)."""
+
+    @abstractmethod
+    def rows(self, op: Embedding, ids: Array) -> Array:
+        """Draw the rows of a table at ids (seeds or 1, N), (seeds, N, width); equal ids may get two rows."""
+
+    @abstractmethod
+    def span(self, x: Array) -> Any:
+        """Prepare tokens that many maps read."""
+
+    @abstractmethod
+    def project(self, module: str, maps: dict[str, Linear], x: Any) -> tuple[dict[str, Array], Any]:
+        """Apply linear maps of a module to the same tokens.
+
+        Args:
+            module: Name of the module.
+            maps: Name -> map; the one called ``""`` bears the module's name.
+            x: Token rows (seeds, T, d), or what `span` has made of them.
+
+        Returns:
+            Name -> mapped tokens (seeds, T, d_out), and what `project_back` needs.
+        """
+
+    @abstractmethod
+    def project_back(self, module: str, saved: Any, gradients: dict[str, Array]) -> Array:
+        """Note the gradients of weights and biases of a module's maps.
+
+        Args:
+            module: Name of the module.
+            saved: From `project`.
+            gradients: Name -> gradient of the mapped tokens (seeds, T, d_out).
+
+        Returns:
+            The gradient of the tokens (seeds, T, d_in).
+        """
+
+    @abstractmethod
+    def logits(self, op: Head, x: Array) -> tuple[Array, Any]:
+        """Apply the head's map, before its scale, and say what `logits_back` needs."""
+
+    @abstractmethod
+    def logits_back(self, op: Head, x: Array, saved: Any, g: Array) -> Array:
+        """Note the gradients of the head's map, and give that of its tokens."""
+
+    @property
+    def columns(self) -> int:
+        """How many columns `logits` puts before those of the classes."""
+        return 0
+
+    def repeat(self, op: Repeat, x: Array, forward: Rule) -> tuple[Array, Any]:
+        """Run equal layers one after another, and keep what each needs on the way back."""
+        kept = []
+        for _ in range(op.times):
+            self.layer += 1
+            x, saved = forward(op.block, x, self)
+            kept.append(saved)
+        return x, kept
+
+    def repeat_back(self, op: Repeat, kept: Any, g: Array, forward: Rule, backward: Rule) -> Array:
+        """Run the layers back, the last one first."""
+        for saved in reversed(kept):
+            g = backward(op.block, saved, g, self)
+            self.layer -= 1
+        return g
+
+    def with_bias(self, module: str, name: str, op: Linear, y: Array) -> Array:
+        """Add the bias of a module's map, where there is one that is not zero."""
+        if op.bias is None or not (op.bias.variance or op.bias.mean):
+            return y
+        return y + self.draw(part(module, name), "bias", op.bias, 1, op.d_out)
+
+    def note_map(self, module: str, name: str, op: Linear, g: Array, square: Array) -> None:
+        """Note the gradients of the bias of a module's map, from that of its output, and of its weight."""
+        if op.bias is not None:
+            self.add(part(module, name), "bias", squared(self.xp.sum(g, axis=1), self.xp))
+        self.add(part(module, name), "weight", square)
 
     def look_up(self, op: Embedding, ids: Array) -> Rows:
-        """Draw the rows of ids (seeds or 1, N), one for each id that occurs."""
+        """Look up the rows of ids (seeds or 1, N), one for each id that occurs."""
         xp = self.xp
         same = ids[:, :, None] == ids[:, None, :]  # (seeds or 1, N, N)
         slot = xp.argmax(xp.astype(same, xp.int8), axis=-1)
-        values = self.draw(op.weight, ids.shape[1], op.width)
+        values = self.rows(op, ids)
         return Rows(op, ids, slot, values, xp.zeros_like(values))
 
     def add(self, module: str, parameter: str, square: Array, *, prefix: str | None = None) -> None:
@@ -140,6 +207,11 @@ class Run:
         key = ParameterKey(self.layer, (self.prefix if prefix is None else prefix) + module, parameter)
         once(key, self.squares)
         self.squares[key] = square
+
+
+def part(module: str, name: str) -> str:
+    """Name one map of a module; the one called ``""`` bears the module's name."""
+    return f"{module}.{name}" if name else module
 
 
 def squared(x: Array, xp: Any) -> Array:

@@ -16,7 +16,8 @@ from meanfield.moments.inputs import Input
 from meanfield.moments.loss import Loss
 from meanfield.threads import one_thread
 from meanfield.weight_free.backend import Backend, generator
-from meanfield.weight_free.run import Feed, Run
+from meanfield.weight_free.matrices import WeightFree
+from meanfield.weight_free.run import Feed
 from meanfield.weight_free.stack import Data, squares
 
 
@@ -119,7 +120,7 @@ def sample(
     for start in range(0, len(ordered), together):
         chunk = ordered[start : start + together]
         data = _data(fed, chunk, batch, target, roots, fixed)
-        run = Run(where, where.streams(chunk), batch, data.feeds[0])
+        run = WeightFree(where, len(chunk), batch, data.feeds[0], streams=where.streams(chunk))
         with np.errstate(all="ignore"), one_thread():  # what is beyond the type is refused below
             squares(arch, data, run)
         found.append({key: where.host(run.squares[key]) for key in reversed(run.squares)})

@@ -15,7 +15,6 @@ from meanfield.weight_free import losses
 from meanfield.weight_free.backend import Array
 from meanfield.weight_free.backward import backward
 from meanfield.weight_free.forward import forward
-from meanfield.weight_free.linear import span
 from meanfield.weight_free.run import Feed, Memory, Run
 
 Kept: TypeAlias = list[tuple[int, ops.Op, Any]]
@@ -55,7 +54,7 @@ def squares(arch: ops.Transformer | ops.EncoderDecoder, data: Data, run: Run) ->
         run.common = run.look_up(arch.encoder.embedding, run.backend.asarray(ids))
     run.prefix, run.feed = "encoder.", source
     y, saved = _up(arch.encoder, run)
-    run.memory = Memory(source, span(y, run), run.xp.zeros_like(y))
+    run.memory = Memory(source, run.span(y), run.xp.zeros_like(y))
     run.prefix, run.feed = "decoder.", target
     z, saved_decoder = _up(arch.decoder, run)
     _down(saved_decoder, _top(arch.decoder, z, data, run), run)
@@ -106,18 +105,18 @@ def _up(arch: ops.Transformer, run: Run) -> tuple[Array, Kept]:
 
 def _vectors(width: int, run: Run) -> Array:
     """Input vectors: Gaussian, or in a random position with exactly the Gram matrix that is given."""
-    root = run.feed.root
+    root, name = run.feed.root, "input1" if run.prefix == "decoder." else "input0"
     if root is None:
-        return run.normal(run.batch * run.tokens, width)
+        return run.noise(name, run.batch * run.tokens, width)
     if not run.feed.fixed:
-        return run.backend.asarray(root) @ run.normal(len(root), width)
+        return run.backend.asarray(root) @ run.noise(name, len(root), width)
     root = root[:, root.any(axis=0)]
     if root.shape[1] > width:
         raise InputError(
             f"gram has rank {root.shape[1]} and vectors of width {width} have at most {width}: give X X^T / "
             f"{width}, or fixed=False"
         )
-    frame, _ = run.xp.linalg.qr(run.xp.matrix_transpose(run.normal(root.shape[1], width)))
+    frame, _ = run.xp.linalg.qr(run.xp.matrix_transpose(run.noise(name, root.shape[1], width)))
     return width**0.5 * (run.backend.asarray(root) @ run.xp.matrix_transpose(frame))
 
 

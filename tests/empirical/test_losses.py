@@ -10,9 +10,9 @@ import torch
 
 import meanfield as mf
 from empirical import build, ensemble
-from empirical.draws import stream
 from empirical.inputs import Inputs
 from meanfield.ops import ZEROS, Draw, Head, Linear, Transformer
+from meanfield.random import stream
 from tests.empirical import every_op
 
 WITH_HEAD = mf.post_ln(width=4, depth=1, heads=2, d_ff=3, activation="gelu", init="torch", vocab=3)

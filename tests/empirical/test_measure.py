@@ -11,7 +11,6 @@ import torch
 import meanfield as mf
 from empirical import Measurement, build, draws, ensemble, token_norms
 from empirical.build import Architecture
-from empirical.draws import stream
 from empirical.inputs import Inputs
 from empirical.losses import LOSSES
 from empirical.names import Model, dropouts, named_parameters, open_streams
@@ -20,6 +19,7 @@ from empirical.setting import KEYS
 from meanfield.errors import InputError, UnknownNameError
 from meanfield.initialization import Sizes, initialization
 from meanfield.ops import Draw
+from meanfield.random import stream
 from tests.empirical import every_op
 
 SMALL: dict[str, Architecture] = {

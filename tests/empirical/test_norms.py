@@ -9,10 +9,10 @@ import torch.nn.functional as F  # noqa: N812  (the field's name for it)
 
 import meanfield as mf
 from empirical import ensemble, norm_jacobian, token_norms
-from empirical.draws import stream
 from empirical.setting import KEYS
 from meanfield.errors import InputError
 from meanfield.ops import Norm
+from meanfield.random import stream
 
 
 def test_token_norms_average_to_the_second_moments() -> None:

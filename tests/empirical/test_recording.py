@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 
 import meanfield as mf
 from empirical import build, ensemble
-from empirical.draws import stream
 from empirical.inputs import Inputs
 from empirical.layers import Context
 from empirical.losses import LOSSES
@@ -23,6 +22,7 @@ from empirical.names import points
 from empirical.recording import Record, Recorder, record
 from empirical.setting import Conditions
 from meanfield.errors import InputError
+from meanfield.random import stream
 
 MOMENTS = ["q_hat", "cov_hat", "q_grad_hat", "cov_grad_hat"]
 WIDTH, HEADS, BATCH, TOKENS = 16, 2, 3, 5

@@ -17,7 +17,8 @@ from meanfield.given import gram_root
 from meanfield.moments.masks import bucket
 from meanfield.weight_free import Backend, backward, forward, sample
 from meanfield.weight_free.linear import project, project_back
-from meanfield.weight_free.run import Feed, Run
+from meanfield.weight_free.matrices import WeightFree
+from meanfield.weight_free.run import Feed
 from meanfield.weight_free.stack import _vectors
 from tests.meanfield.weights import bare, both_ways, with_hidden_layer
 
@@ -186,9 +187,9 @@ def test_both_products_are_those_of_one_matrix(tokens: int, width: int, rank: in
     """With repeated, nearly dependent or many tokens: <G, X W> = <G W^T, X>, and W's part is Gaussian."""
     x = _rows(3, tokens, width, rank, spread)
     backend = Backend()
-    run = Run(backend, backend.streams(range(3)), 1, Feed(tokens))
+    run = WeightFree(backend, 3, 1, Feed(tokens), streams=backend.streams(range(3)))
     op = ops.Linear(width, 6, ops.Draw(0.5))
-    outputs, saved = project({"up": op}, x, run)
+    outputs, saved = project("ffn", {"up": op}, x, run)
     np.testing.assert_allclose(saved.span.rows @ saved.span.basis, x, atol=1e-12 * np.abs(x).max())
     g = np.random.default_rng(1).standard_normal(outputs["up"].shape)
     before, found = project_back(saved, {"up": g}, run)
@@ -199,9 +200,9 @@ def test_both_products_are_those_of_one_matrix(tokens: int, width: int, rank: in
 
 def test_weights_of_variance_zero_have_gradients_and_pass_none_on() -> None:
     backend = Backend()
-    run = Run(backend, backend.streams([0]), 1, Feed(3))
+    run = WeightFree(backend, 1, 1, Feed(3), streams=backend.streams([0]))
     x, g = np.random.default_rng(0).standard_normal((2, 1, 3, 8))
-    outputs, saved = project({"up": ops.Linear(8, 8, ops.Draw(0))}, x, run)
+    outputs, saved = project("ffn", {"up": ops.Linear(8, 8, ops.Draw(0))}, x, run)
     before, found = project_back(saved, {"up": g}, run)
     assert not outputs["up"].any()
     assert not before.any()
@@ -227,9 +228,8 @@ def test_buckets_are_those_of_the_torch_reading(buckets_: int, farthest: int, bo
 def test_a_repeated_token_gets_one_output() -> None:
     x = np.repeat(np.random.default_rng(0).standard_normal((2, 1, 8)), 3, axis=1)
     backend = Backend()
-    outputs, _ = project(
-        {"up": ops.Linear(8, 5, ops.Draw(1))}, x, Run(backend, backend.streams([0, 1]), 1, Feed(3))
-    )
+    run = WeightFree(backend, 2, 1, Feed(3), streams=backend.streams([0, 1]))
+    outputs, _ = project("ffn", {"up": ops.Linear(8, 5, ops.Draw(1))}, x, run)
     np.testing.assert_allclose(outputs["up"], outputs["up"][:, :1] * np.ones((1, 3, 1)), atol=1e-12)
 
 
@@ -245,7 +245,7 @@ def test_a_seed_gives_the_same_numbers_in_any_company(dtype: str) -> None:
 
 
 def test_namespaces_agree() -> None:
-    from empirical.weight_free import TorchBackend
+    from empirical.backend import TorchBackend
 
     class HostNumbers(TorchBackend):
         """Torch arrays with numpy's random numbers."""
@@ -326,13 +326,13 @@ def test_what_cannot_be_sampled_is_refused(
 
 
 def test_what_has_no_rule_is_refused_by_name() -> None:
-    run = Run(Backend(), [], 1, Feed(1))
+    run = WeightFree(Backend(), 0, 1, Feed(1), streams=Backend().streams([]))
     with pytest.raises(MissingRuleError, match=r"weight_free.forward has no rule for Unknown"):
         forward.forward(Unknown(), None, run)
     with pytest.raises(MissingRuleError, match=r"weight_free.backward has no rule for Unknown"):
         backward.backward(Unknown(), None, None, run)
     with pytest.raises(MissingRuleError, match="weights of mean 1"):
-        project({"up": ops.Linear(2, 2, ops.Draw(1, mean=1))}, np.ones((1, 1, 2)), run)
+        project("ffn", {"up": ops.Linear(2, 2, ops.Draw(1, mean=1))}, np.ones((1, 1, 2)), run)
 
 
 def test_fixed_vectors_have_exactly_the_gram_matrix_that_is_given() -> None:
@@ -341,7 +341,9 @@ def test_fixed_vectors_have_exactly_the_gram_matrix_that_is_given() -> None:
 
     def drawn(fixed: bool) -> Any:
         feed = Feed(3, root=gram_root(gram), fixed=fixed)
-        x = _vectors(5, Run(backend, backend.streams([0, 1]), 1, feed))  # (seeds, tokens, width)
+        x = _vectors(
+            5, WeightFree(backend, 2, 1, feed, streams=backend.streams([0, 1]))
+        )  # (seeds, tokens, width)
         return x @ x.transpose(0, 2, 1) / 5
 
     assert drawn(True) == pytest.approx(np.stack([gram, gram]))

@@ -24,7 +24,8 @@ from empirical.probe import one_thread
 from meanfield import ops
 from meanfield.moments.loss import Loss
 from meanfield.weight_free import Backend, linear, sample
-from meanfield.weight_free.backend import Array
+from meanfield.weight_free.backend import Array, Streams
+from meanfield.weight_free.matrices import WeightFree
 from meanfield.weight_free.run import Feed, Run
 from meanfield.weight_free.stack import Data, squares
 
@@ -38,14 +39,12 @@ class Dense:
     weights: dict[str, Array]
 
 
-def dense_project(maps: dict[str, ops.Linear], x: Any, run: Run) -> tuple[dict[str, Array], Dense]:
+def dense_project(
+    module: str, maps: dict[str, ops.Linear], x: Any, run: Run
+) -> tuple[dict[str, Array], Dense]:
     tokens = x.rows @ x.basis if hasattr(x, "rows") else x
-    weights = {name: run.draw(op.weight, op.d_in, op.d_out) for name, op in maps.items()}
-    outputs = {}
-    for name, op in maps.items():
-        outputs[name] = tokens @ weights[name]
-        if op.bias is not None and (op.bias.variance or op.bias.mean):
-            outputs[name] = outputs[name] + run.draw(op.bias, 1, op.d_out)
+    weights = {name: run.draw(module, "weight", op.weight, op.d_in, op.d_out) for name, op in maps.items()}
+    outputs = {name: run.with_bias(module, name, op, tokens @ weights[name]) for name, op in maps.items()}
     return outputs, Dense(maps, tokens, weights)
 
 
@@ -103,17 +102,17 @@ def stacks(arch: Any) -> list[ops.Transformer]:
     return [arch.encoder, arch.decoder] if isinstance(arch, ops.EncoderDecoder) else [arch]
 
 
-class Given(Run):
+class Given(WeightFree):
     """A pass of one seed whose weights, masks and normals are those of a torch model."""
 
     def __init__(
         self, arch: Any, model: Any, feeds: list[Feed], normals: list[np.ndarray], batch: int
     ) -> None:
-        super().__init__(Backend(), [None], batch, feeds[0])
+        super().__init__(Backend(), 1, batch, feeds[0], streams=Streams(Backend(), []))
         self.given = iter(normals)
         self.mask_stream = np.random.default_rng(0)
         self.values = {(p.key.layer, p.law): p.tensor.detach().numpy() for p in named_parameters(model)}
-        self.rows: dict[ops.Draw, np.ndarray] = {}  # of the row that each token reads
+        self.read: dict[ops.Draw, np.ndarray] = {}  # of the row that each token reads
         for stack, feed in zip(stacks(arch), feeds, strict=True):
             places = np.tile(np.arange(feed.tokens), batch)
             for table, read in (
@@ -122,8 +121,8 @@ class Given(Run):
                 if table is not None:
                     assert read is not None
                     # a table that encoder and decoder share is drawn once, for the tokens of both
-                    before = self.rows.get(table.weight, read.reshape(-1)[:0])
-                    self.rows[table.weight] = np.concatenate([before, read.reshape(-1)])
+                    before = self.read.get(table.weight, read.reshape(-1)[:0])
+                    self.read[table.weight] = np.concatenate([before, read.reshape(-1)])
 
     def normal(self, *shape: int) -> Array:
         return next(self.given).reshape(1, *shape)
@@ -131,11 +130,11 @@ class Given(Run):
     def keep(self, rate: float, shape: tuple[int, ...]) -> Array:
         return (self.mask_stream.random(shape, dtype=np.float32) >= rate)[None] / (1 - rate)
 
-    def draw(self, law: ops.Draw, *shape: int) -> Array:
-        if law not in self.rows:
+    def draw(self, module: str, parameter: str, law: ops.Draw, *shape: int) -> Array:
+        if law not in self.read:
             return self.values[self.layer, law].reshape(1, *shape)
         table = self.values[0, law]
-        return table.T[None] if self.layer else table[self.rows[law]][None]  # a tied head, or an embedding
+        return table.T[None] if self.layer else table[self.read[law]][None]  # a tied head, or an embedding
 
 
 @one_thread()  # threads cost more than such small products

@@ -105,7 +105,7 @@ def _without_memory(saved: linear.Projected, gradients: dict[str, Array], run: R
     """A backward pass through weights that are not the forward ones."""
     _, squares = RIGHT(saved, gradients, run)
     width = saved.span.basis.shape[-1]
-    weights = {name: run.draw(op.weight, op.d_out, width) for name, op in saved.maps.items()}
+    weights = {name: run.draw(name, "weight", op.weight, op.d_out, width) for name, op in saved.maps.items()}
     return sum(gradients[name] @ weights[name] for name in saved.maps), squares
 
 
