@@ -8,14 +8,8 @@ say it again, and a file that does not is moved aside.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import hashlib
 import json
-import os
-import platform
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -23,20 +17,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
 
-import meanfield
+from empirical import tables
 from empirical.build import Architecture
 from empirical.measure import measure
 from empirical.setting import Setting, seed_list
+from empirical.tables import STALE_SECONDS as STALE_SECONDS
+from empirical.tables import environment as environment
 from meanfield.checks import check_architecture
-from meanfield.errors import InputError
 
 BLOCK = 25
 FORMAT = 1  # of tables and of draws: files of another format are not looked for
-STALE_SECONDS = 3600  # a table is written in far less; an older temporary file belongs to a killed run
 
 
 def measured(
@@ -82,7 +73,7 @@ def measured(
     arch = check_architecture(arch)
     ordered = sorted(seed_list(seeds))
     report = progress if progress is not None else _silent
-    tables = []
+    blocks = []
     for start in range(0, len(ordered), BLOCK):
         block = ordered[start : start + BLOCK]
 
@@ -93,8 +84,8 @@ def measured(
         table, made = kept(Path(folder), arch.name, values, make, force=force)
         if not made:
             report(len(block))
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+        blocks.append(table)
+    return pd.concat(blocks, ignore_index=True)
 
 
 def kept(
@@ -129,136 +120,134 @@ def kept(
         [1.0] True
         [1.0] False
     """
-    _prepare(folder)
-    cell = {"format": FORMAT, **{key: _plain(value) for key, value in values.items()}}
-    path = folder / f"{name}-{_digest(cell)}.parquet"
-    table = _read(path, cell)
+    tables.prepare(folder)
+    return cell_at(folder, name, described(values), make, force=force)
+
+
+def cell_at(
+    folder: Path,
+    name: str,
+    cell: Mapping[str, Any],
+    make: Callable[[], pd.DataFrame],
+    *,
+    force: bool = False,
+    **notes: Any,
+) -> tuple[pd.DataFrame, bool]:
+    """Read a described table where it is kept, or make it and keep it: `kept` in a folder that is ready.
+
+    Args:
+        folder: Where tables are kept; it is there.
+        name: Start of the file name.
+        cell: What `described` gives.
+        make: Makes the table.
+        force: Make again what is there.
+        notes: What else the file shall say, of JSON's types.
+
+    Returns:
+        The table as it is read from disk, and whether it was made now.
+
+    Raises:
+        StorageError: If the table cannot be written, or not be read back.
+    """
+    path = path_of(folder, name, cell)
+    table = whole(path, cell)
     if table is not None and not force:
         return table, False
-    _write(path, make(), cell)
-    table = _read(path, cell)
+    tables.write(path, make(), {"configuration": cell, **notes})
+    table = whole(path, cell)
     if table is None:
-        raise InputError(f"table {str(path)!r} cannot be read back: give a folder on a sound disk")
+        raise tables.StorageError(f"table {str(path)!r} cannot be read back: give a folder on a sound disk")
     return table, True
 
 
-def _plain(value: Any) -> Any:
-    """Describe a value in JSON's types: ops carry their type's name, exact fractions are strings."""
+def whole(path: Path, cell: Mapping[str, Any]) -> pd.DataFrame | None:
+    """Read a cell; what is there and is not it is set aside.
+
+    Args:
+        path: Where it is kept.
+        cell: What `described` gives.
+
+    Returns:
+        The table; None if it is not there.
+    """
+    try:
+        table, metadata = tables.read(path)
+        if metadata["configuration"] == cell:
+            return table
+        fault = "it holds another configuration"
+    except FileNotFoundError:
+        return None
+    except tables.NoTableError as error:
+        fault = str(error)
+    tables.set_aside(path, fault)
+    return None
+
+
+def described(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe what a table depends on in JSON's types, with the format of tables and draws.
+
+    Args:
+        values: Dataclasses, tuples, ranges, numbers, texts by name.
+
+    Returns:
+        The description, which `path_of` names a file after.
+
+    Example:
+        >>> described({"seeds": range(2)})["seeds"]
+        [0, 1]
+    """
+    return {"format": FORMAT, **{key: plain(value) for key, value in values.items()}}
+
+
+def path_of(folder: Path, name: str, cell: Mapping[str, Any]) -> Path:
+    """Name the file of a described table.
+
+    Args:
+        folder: Where tables are kept.
+        name: Start of the file name.
+        cell: What `described` gives.
+
+    Returns:
+        The path: the name ends in a digest of the description.
+    """
+    return folder / f"{name}-{digest(cell)}.parquet"
+
+
+def plain(value: Any) -> Any:
+    """Describe a value in JSON's types: ops carry their type's name, exact fractions are strings.
+
+    Args:
+        value: A dataclass, tuple, list, range, number, text or None.
+
+    Returns:
+        The description.
+
+    Example:
+        >>> plain((Fraction(1, 2), None))
+        ['1/2', None]
+    """
     if dataclasses.is_dataclass(value):
-        fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"type": type(value).__name__, **fields}
     if isinstance(value, tuple | list | range):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
         return value.item()
     return str(value) if isinstance(value, Fraction) else value
 
 
-def _digest(cell: dict[str, Any]) -> str:
+def digest(cell: Mapping[str, Any]) -> str:
+    """Digest a description; the order of its keys does not count.
+
+    Args:
+        cell: Values of JSON's types by name.
+
+    Returns:
+        16 hexadecimal digits.
+    """
     canonical = json.dumps(cell, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def _content(table: pd.DataFrame) -> str:
-    """Digest names and values: a page's own checksum covers neither its header nor the file's footer."""
-    rows = pd.util.hash_pandas_object(table, index=False).to_numpy()
-    return hashlib.sha256(json.dumps(list(table.columns)).encode() + rows.tobytes()).hexdigest()
-
-
 def _silent(seeds: int) -> None:
     pass
-
-
-def _prepare(folder: Path) -> None:
-    """Make the folder, try that it can be written, and clear it of what killed runs left."""
-    trial = _temporary(folder, "trial")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        trial.touch()
-        trial.unlink()
-        for left in folder.glob(".*.tmp"):
-            if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                left.unlink()
-    except OSError as error:
-        raise InputError(
-            f"folder {str(folder)!r} cannot be written ({error.strerror}): give a folder you may write to"
-        ) from error
-
-
-def _temporary(folder: Path, name: str) -> Path:
-    return folder / f".{name}.{platform.node()}-{os.getpid()}.tmp"
-
-
-def _write(path: Path, table: pd.DataFrame, cell: dict[str, Any]) -> None:
-    metadata = {
-        "configuration": json.dumps(cell, sort_keys=True),
-        "environment": json.dumps(environment()),
-        "content": _content(table),
-    }
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
-    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **metadata})
-    temporary = _temporary(path.parent, path.name)
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(arrow, file, write_page_checksum=True)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(
-            f"table {str(path)!r} cannot be written ({error.strerror}): free space or give another folder"
-        ) from error
-
-
-def _read(path: Path, cell: dict[str, Any]) -> pd.DataFrame | None:
-    """Read a cell; None if it is not there, or if what is there is not it and has been moved aside."""
-    if not path.exists():
-        return None
-    try:
-        arrow = pq.read_table(path, page_checksum_verification=True, partitioning=None)
-        metadata = arrow.schema.metadata or {}
-        if json.loads(metadata[b"configuration"]) == cell:
-            table = arrow.to_pandas()
-            content = _content(table)
-            if metadata.get(b"content", content.encode()) == content.encode():  # older tables do not say it
-                return table
-            fault = "its numbers are not those that were written"
-        else:
-            fault = "it holds another configuration"
-    except PermissionError as error:
-        raise InputError(f"table {str(path)!r} cannot be read: give a folder you may read") from error
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        fault = f"it is no whole table ({type(error).__name__})"
-    count = 1
-    while (aside := path.with_name(f"{path.name}.corrupt-{count}")).exists():
-        count += 1
-    path.rename(aside)
-    sys.stderr.write(f"{path}: {fault}; moved to {aside.name}, measured again\n")
-    return None
-
-
-def environment() -> dict[str, str | None]:
-    """Describe what a table was made with: versions, git commit, processor and date.
-
-    Returns:
-        Name -> value; the commit is None outside a git checkout.
-    """
-    return {
-        "meanfield": meanfield.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "commit": _commit(),
-        "machine": platform.machine(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
-def _commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
