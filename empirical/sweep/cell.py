@@ -108,15 +108,19 @@ class Cell:
         Returns:
             Whether it was measured now.
         """
-        method = METHODS[self.method]
-
-        def make() -> pd.DataFrame:
-            taken = {name: value for name, value in self.setting.items() if name in method.keywords}
-            return method.measure(self.arch, seeds=self.seeds, **taken).samples
-
         options = _canonical(store.plain(self.options))
-        _, made = store.cell_at(folder, self.arch.name, self.description, make, options=options)
+        _, made = store.cell_at(folder, self.arch.name, self.description, self.measure, options=options)
         return made
+
+    def measure(self) -> pd.DataFrame:
+        """Measure the cell.
+
+        Returns:
+            One row per key columns and seed.
+        """
+        method = METHODS[self.method]
+        taken = {name: value for name, value in self.setting.items() if name in method.keywords}
+        return method.measure(self.arch, seeds=self.seeds, **taken).samples
 
     @cached_property
     def memory(self) -> float:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import pandas as pd
 
 import meanfield
 from empirical import store, tables
@@ -17,6 +19,8 @@ from meanfield.errors import InputError
 SCHEMA = 1  # of the folder: what files there are and what they say
 MANIFEST = "sweep.json"
 FAILED = ".failed.json"
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Folder:
         manifest = path / MANIFEST
         if not manifest.is_file():
             raise InputError(
-                f"{str(path)!r} is no folder of a sweep (it has no {MANIFEST}): give the folder that was --out"
+                f"{str(path)!r} is no folder of a sweep (it has no {MANIFEST}): give what was --out"
             )
         _check(manifest)
         return cls(path)
@@ -86,7 +90,7 @@ class Folder:
         wanted = {cell.name: cell for cell in cells}
         for path in self.files():
             if path.stem not in wanted:
-                self.described(path)
+                self._named(path, tables.read_metadata)
         absent = []
         for name, cell in wanted.items():
             if cell.whole(self.path):
@@ -99,19 +103,24 @@ class Folder:
         """List the tables, whole or not, in the order of their names."""
         return sorted(self.path.glob("*.parquet"))
 
-    def described(self, path: Path) -> dict[str, Any] | None:
-        """Read what a table in the folder says of itself.
+    def read(self, path: Path) -> tuple[pd.DataFrame | None, dict[str, Any]]:
+        """Read a table of the folder.
 
         Args:
             path: One of `files`.
 
         Returns:
-            Its metadata; None if it is no whole table that this program named, which is then set aside.
+            The table and what its file says; None if it is no whole table that this program named, which is
+            then set aside.
         """
+        return self._named(path, tables.read) or (None, {})
+
+    def _named(self, path: Path, read: Callable[[Path], _T]) -> _T | None:
         try:
-            metadata = tables.read_metadata(path)
+            found = read(path)
+            metadata = found[1] if isinstance(found, tuple) else found
             if path.stem.endswith(f"-{store.digest(metadata['configuration'])}"):
-                return metadata
+                return found
             fault = "its name is not that of its configuration"
         except FileNotFoundError:  # another run set it aside
             return None
@@ -154,6 +163,6 @@ def _check(manifest: Path) -> None:
     if (schema, tables_format) != (SCHEMA, store.FORMAT):
         raise InputError(
             f"folder {str(manifest.parent)!r} was written by version {wrote}, schema {schema}, format "
-            f"{tables_format}; this one has schema {SCHEMA}, format {store.FORMAT}: give another folder, or run "
-            "that version"
+            f"{tables_format}; this one has schema {SCHEMA}, format {store.FORMAT}: give another folder, or "
+            "run that version"
         )

@@ -92,8 +92,8 @@ def grid(table: Mapping[str, Any]) -> Grid:
         InputError: If a key or value is unknown, or a cell makes no sense; nothing is left out silently.
 
     Example:
-        >>> widths = {"arch": "post_ln", "width": [16, 32], "heads": "width / 8", "depth": [1, 2], "seeds": 30}
-        >>> len(grid(widths).cells)  # two blocks of seeds each
+        >>> sizes = {"arch": "post_ln", "width": [16, 32], "heads": "width / 8", "depth": [1, 2]}
+        >>> len(grid({**sizes, "seeds": 30}).cells)  # two blocks of seeds each
         8
     """
     common = {key: value for key, value in table.items() if key != "grid"}
@@ -169,7 +169,7 @@ def _cells(point: Mapping[str, Any]) -> Iterator[Cell]:
     setting = {**SETTINGS, **_setting({key: values.pop(key) for key in SETTINGS if key in values})}
     given = _keywords(name, values, setting)
     arch = ARCHITECTURES[name](**given)
-    options = {**_defaults(name), **given, **setting, "method": method}
+    options = {"arch": name, **_defaults(name), **given, **setting, "method": method}
     for start in range(first, first + count, block):
         yield Cell(arch, method, setting, tuple(range(start, min(start + block, first + count))), options)
 

@@ -92,7 +92,9 @@ class _Pool:
         self.workers.remove(worker)
         worker.connection.close()
         status = worker.process.wait()
-        how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+        how = (
+            f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+        )
         if not worker.ready:
             self.stillborn += 1
             if self.stillborn == TRIES:
