@@ -1,0 +1,1 @@
+"""The weight-free sampler against dense Gaussian weights."""
