@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from empirical.audit.batch import Batch
 from empirical.audit.measure import Build, Measured, Plan, Reader, measure
 from empirical.audit.predict import LABELS, ModulePrediction, places_of, predict_reading
+from empirical.audit.ranks import Ranks, joined
 from empirical.audit.statistics import DISAGREES, UNPREDICTED, Score, compare, score, worst
 from empirical.device import torch_device, torch_dtype
 from empirical.losses import LOSSES
@@ -81,6 +82,7 @@ def audit(
     tolerance: float = TOLERANCE,
     label_smoothing: float = 0.0,
     progress: Callable[[int], None] | None = None,
+    shard: bool | None = None,
 ) -> Audit:
     """Compare predicted with measured E||dL/dtheta||_F^2 of every parameter of a module.
 
@@ -102,6 +104,9 @@ def audit(
         tolerance: Largest relative difference that counts as agreement.
         label_smoothing: For cross entropy.
         progress: Called with the number of seeds and samples finished since the last call.
+        shard: Whether all processes of torch's default process group measure one model together, each with
+            its share of every tensor; True where there is such a group, if None. Every process makes the same
+            call, and gets the same result.
 
     Returns:
         The comparison.
@@ -126,6 +131,7 @@ def audit(
         tolerance=tolerance,
         label_smoothing=label_smoothing,
         progress=progress,
+        shard=shard,
     )
 
 
@@ -142,6 +148,7 @@ def audited(
     tolerance: float = TOLERANCE,
     label_smoothing: float = 0.0,
     progress: Callable[[int], None] | None = None,
+    shard: bool | None = None,
 ) -> Audit:
     """Audit with a reader of one's own; arguments, result and errors are those of `audit`.
 
@@ -157,6 +164,7 @@ def audited(
         tolerance: As for `audit`.
         label_smoothing: As for `audit`.
         progress: As for `audit`.
+        shard: As for `audit`.
 
     Returns:
         The comparison.
@@ -165,18 +173,28 @@ def audited(
         InputError: As for `audit`.
         UnknownNameError: If the loss has another name.
     """
-    numbers, where = seed_list(seeds), torch_device(device)
-    if len(numbers) < 2:
-        raise InputError(f"seeds={numbers} gives no standard error: give at least 2, such as range(32)")
-    if loss not in LOSSES:
-        raise UnknownNameError("loss", loss, LOSSES)
-    if not isinstance(samples, int) or samples < 2:
-        raise InputError(f"samples={samples!r} gives no error bars: give at least 2, such as 256")
-    if not 0 < tolerance < 1:
-        raise InputError(f"tolerance={tolerance} is no share between 0 and 1: give one such as 0.03")
-    kind = None if dtype is None else torch_dtype(dtype, where)
-    plan = Plan(tuple(numbers), loss, label_smoothing, where, kind)
-    measured = measure(build, batch, plan, read, progress)
+
+    def plan(ranks: Ranks | None) -> Plan:
+        numbers, where = seed_list(seeds), torch_device(device)
+        if len(numbers) < 2:
+            raise InputError(f"seeds={numbers} gives no standard error: give at least 2, such as range(32)")
+        if loss not in LOSSES:
+            raise UnknownNameError("loss", loss, LOSSES)
+        if not isinstance(samples, int) or samples < 2:
+            raise InputError(f"samples={samples!r} gives no error bars: give at least 2, such as 256")
+        if not 0 < tolerance < 1:
+            raise InputError(f"tolerance={tolerance} is no share between 0 and 1: give one such as 0.03")
+        kind = None if dtype is None else torch_dtype(dtype, where)
+        own = where if ranks is None else ranks.device(where)
+        return Plan(tuple(numbers), loss, label_smoothing, own, kind)
+
+    with joined(shard) as ranks:
+        planned, site = plan(None) if ranks is None else ranks.agree(lambda: plan(ranks)), None
+        if ranks is not None:
+            from empirical.audit.sharded import Sharded
+
+            site = Sharded(planned.device, planned.dtype, ranks)
+        measured = measure(build, batch, planned, read, progress, site)
     prediction = predict_reading(
         measured.reading,
         loss,
@@ -185,7 +203,7 @@ def audited(
         fixed=measured.fixed_input,
         progress=progress,
     )
-    return _joined(prediction, measured, plan, samples, tolerance)
+    return _joined(prediction, measured, planned, samples, tolerance)
 
 
 def _joined(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from empirical.audit.batch import (
 from empirical.audit.pool import given_vectors, pooled, readings_needed
 from empirical.audit.predict import check_independent, places_of
 from empirical.audit.readout import check_loss, check_repeatable, loss_of, rows
+from empirical.audit.sites import Site
 from empirical.readers import Reading, Slot
 from meanfield.errors import InputError
 
@@ -73,7 +75,12 @@ class Measured:
 
 
 def measure(
-    build: Build, batch: Batch, plan: Plan, read: Reader, progress: Callable[[int], None] | None = None
+    build: Build,
+    batch: Batch,
+    plan: Plan,
+    read: Reader,
+    progress: Callable[[int], None] | None = None,
+    site: Site | None = None,
 ) -> Measured:
     """Measure the gradients of fresh modules.
 
@@ -83,6 +90,7 @@ def measure(
         plan: How to measure.
         read: Reads a module on a batch.
         progress: Called with the number of seeds finished since the last call.
+        site: Where: this process if None.
 
     Returns:
         The measurement.
@@ -90,22 +98,24 @@ def measure(
     Raises:
         InputError: If modules, batch and loss do not fit, or a number is not finite.
     """
-    call, loop = as_call(batch), _Loop()
+    site = site or Site(plan.device, plan.dtype)
+    call, loop = as_call(batch), _Loop(site)
     moved = call.to(plan.device, plan.dtype)
     for seed in plan.seeds:
-        module = loop.take(seed, build, plan.device)
+        module = site.agree(partial(loop.take, seed, build))
         with evaluation(module):
             if not loop.readings or len(loop.readings) < readings_needed(loop.readings[0]):
-                loop.read(module, batch, call, read)
+                loop.readings.append(site.read(module, partial(loop.read, batch=batch, call=call, read=read)))
             reading = loop.readings[0]
-            loop.fingerprints.append(_fingerprint(reading, module))
-            module.to(plan.device, plan.dtype)
+            loop.fingerprints.append(site.fingerprint(module, reading))
+            site.place(module)
             if seed == plan.seeds[0]:
                 check_independent(reading)
                 check_loss(reading, plan.loss)
-                check_repeatable(module, moved, reading, plan.loss)
+                output = partial(rows, module, moved, reading, plan.loss)
+                check_repeatable(partial(site.forward, output), plan.device, site.name(module))
                 loop.notes += [note for note in (dropout(module),) if note]
-            loop.found.append(_squares(module, moved, reading, plan, seed))
+            loop.found.append(_squares(module, moved, reading, plan, seed, site))
         if progress is not None:
             progress(1)
     return loop.measured(plan)
@@ -115,6 +125,7 @@ def measure(
 class _Loop:
     """What is carried from seed to seed."""
 
+    site: Site
     readings: list[Reading] = field(default_factory=list)
     fingerprints: list[NDArray[np.float64]] = field(default_factory=list)
     found: list[dict[str, float]] = field(default_factory=list)
@@ -122,20 +133,19 @@ class _Loop:
     module: nn.Module | None = None
     shapes: dict[str, torch.Size] = field(default_factory=dict)
 
-    def read(self, module: nn.Module, batch: Batch, call: Call, read: Reader) -> None:
+    def read(self, module: nn.Module, batch: Batch, call: Call, read: Reader) -> Reading:
         """Read a module: the first one as a whole, of others the laws of their weights."""
         again = self.readings[0].again if self.readings else None
         if again is not None:
-            self.readings.append(again(module))
-            return
+            return again(module)
         with torch.no_grad():
             run(module, call.to(place(module)))  # the reader takes for granted that it can
-        self.readings.append(read(module, batch))
+        return read(module, batch)
 
-    def take(self, seed: int, build: Build, device: torch.device) -> nn.Module:
+    def take(self, seed: int, build: Build) -> nn.Module:
         """Build the next module and hold it against the one before."""
         try:
-            with seeded(seed, device):
+            with seeded(seed, self.site.device):
                 module = build(seed)
         except InputError:
             raise
@@ -147,6 +157,7 @@ class _Loop:
             ) from error
         place(module)
         check_trainable(module)
+        self.site.check(module)
         if self.module is not None and (
             module is self.module or next(module.parameters()) is next(self.module.parameters())
         ):
@@ -185,14 +196,20 @@ class _Loop:
             values,
             tuple(self.notes),
             next(self.module.parameters()).dtype,
-            type(self.module).__name__,
+            self.site.name(self.module),
         )
 
 
-def _squares(module: nn.Module, call: Call, reading: Reading, plan: Plan, seed: int) -> dict[str, float]:
+def _squares(
+    module: nn.Module, call: Call, reading: Reading, plan: Plan, seed: int, site: Site
+) -> dict[str, float]:
     """||dL/dtheta||^2 of one module, by slot label; a tensor that no slot holds has its name as label."""
+
+    def compute() -> Tensor:
+        return loss_of(rows(module, call, reading, plan.loss), plan.loss, seed, plan.label_smoothing)
+
     with torch.enable_grad():
-        loss = loss_of(rows(module, call, reading, plan.loss), plan.loss, seed, plan.label_smoothing)
+        loss = site.forward(compute)
     if not torch.isfinite(loss):
         raise InputError(
             f"the loss is {loss.item()} for seed {seed}: give weights and a batch whose outputs are finite, "
@@ -203,24 +220,20 @@ def _squares(module: nn.Module, call: Call, reading: Reading, plan: Plan, seed: 
             "the loss does not depend on any parameter that requires a gradient: give a module whose forward "
             "pass keeps the graph, without torch.no_grad() or .detach()"
         )
-    tensors = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    gradients = torch.autograd.grad(loss, tensors, allow_unused=True)
-    by_tensor = {
-        id(tensor): gradient.to_dense() if gradient.is_sparse else gradient
-        for tensor, gradient in zip(tensors, gradients, strict=True)
-        if gradient is not None
-    }
+    by_tensor = site.gradients(module, loss)
     named = dict(module.named_parameters(remove_duplicate=False))
-    found, known = {}, set()
+    labelled: dict[str, tuple[Slot | None, Tensor]] = {}
+    known = set()
     for label, (slot, *_) in places_of(reading).items():
         gradient = by_tensor.get(id(named.get(slot.name)))
         if gradient is not None:
-            found[label] = _square(slot, gradient)
+            labelled[label] = slot, gradient
             known.add(id(named[slot.name]))
     for name, tensor in named.items():
         if id(tensor) in by_tensor and id(tensor) not in known:
             known.add(id(tensor))
-            found[name] = _norm_sq(by_tensor[id(tensor)])
+            labelled[name] = None, by_tensor[id(tensor)]
+    found = site.squares(labelled)
     for label, value in found.items():
         if not np.isfinite(value):
             raise InputError(
@@ -228,24 +241,6 @@ def _squares(module: nn.Module, call: Call, reading: Reading, plan: Plan, seed: 
                 "or use a type of larger range"
             )
     return found
-
-
-def _square(slot: Slot, gradient: Tensor) -> float:
-    # Picking single entries takes longer than the backward pass; a whole tensor needs no picking.
-    return _norm_sq(gradient if slot.index.numel() == gradient.numel() else slot.take(gradient))
-
-
-def _norm_sq(gradient: Tensor) -> float:
-    exact = torch.float32 if gradient.device.type == "mps" else torch.float64
-    return float(torch.linalg.vector_norm(gradient, dtype=exact)) ** 2
-
-
-def _fingerprint(reading: Reading, module: nn.Module) -> NDArray[np.float64]:
-    """One number for every slot, which no two draws have in common; NaN where all entries are equal."""
-    return np.array([
-        float("nan") if bool((tensor == tensor.reshape(-1)[0]).all()) else float(tensor.cpu().double().sum())
-        for _, tensor in reading.tensors(module)
-    ])
 
 
 def _check_weights(reading: Reading, fingerprints: NDArray[np.float64], seeds: tuple[int, ...]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -130,7 +130,7 @@ def pick(output: Any, name: str) -> Tensor:
 class _Products(TorchFunctionMode):
     """Notes every product of hidden states with one matrix: (what is multiplied, product)."""
 
-    def __init__(self, matrix: Tensor, shape: tuple[int, int]) -> None:
+    def __init__(self, matrix: Callable[[], Tensor], shape: tuple[int, int]) -> None:
         super().__init__()
         self.matrix, self.shape = matrix, shape
         self.found: list[tuple[Tensor, Tensor]] = []
@@ -154,7 +154,8 @@ class _Products(TorchFunctionMode):
         return result
 
     def _is_matrix(self, value: Tensor) -> bool:
-        return value is self.matrix or value._base is self.matrix
+        matrix = self.matrix()
+        return value is matrix or value._base is matrix
 
 
 def _below_head(module: nn.Module, call: Call, reading: Reading, head: Head) -> Tensor:
@@ -165,7 +166,11 @@ def _below_head(module: nn.Module, call: Call, reading: Reading, head: Head) -> 
         raise InputError(
             f"the head's matrix is no parameter of {type(module).__name__}: give the model without it"
         )
-    with _Products(named[name], (int(first.d_in), int(first.d_out))) as products:
+
+    def matrix() -> Tensor:
+        return module.get_parameter(name)  # while a sharded module runs, it is another tensor
+
+    with _Products(matrix, (int(first.d_in), int(first.d_out))) as products:
         output = run(module, call)
     if not products.found:
         raise InputError(
@@ -226,27 +231,26 @@ def loss_of(y: Tensor, loss: str, seed: int, label_smoothing: float) -> Tensor:
     return LOSSES[loss](exact[None], nn.Identity(), stream(seed, "target"), label_smoothing)
 
 
-def check_repeatable(module: nn.Module, call: Call, reading: Reading, loss: str) -> None:
+def check_repeatable(output: Callable[[], Tensor], device: torch.device, name: str) -> None:
     """Check that a forward pass draws no random numbers.
 
     Args:
-        module: The module, in evaluation mode.
-        call: Its arguments.
-        reading: What was read in it.
-        loss: Name of the loss.
+        output: Runs a module in evaluation mode, and gives what the loss reads.
+        device: Where it runs.
+        name: Of the module, for the message.
 
     Raises:
         InputError: If two passes differ by more than rounding.
     """
     outputs = []
     for seed in (0, 1):
-        with torch.no_grad(), seeded(seed, call.tensors[0].device):
-            outputs.append(rows(module, call, reading, loss))
+        with torch.no_grad(), seeded(seed, device):
+            outputs.append(output())
     first, second = outputs
     rounding = 100 * torch.finfo(first.dtype).eps
     same = F.mse_loss(first.float(), second.float()) <= rounding**2 * first.float().square().mean()
     if torch.isfinite(first).all() and not same:
         raise InputError(
-            f"{type(module).__name__} draws random numbers in its forward pass, in evaluation mode too: the "
-            "prediction is for a deterministic model; switch the noise off"
+            f"{name} draws random numbers in its forward pass, in evaluation mode too: the prediction is for "
+            "a deterministic model; switch the noise off"
         )
