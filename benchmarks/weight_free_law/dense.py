@@ -49,7 +49,7 @@ class Setting:
     source_tokens: int | None = None
     loss: str = "linear"
     label_smoothing: float = 0.0
-    gram: NDArray[np.float64] | None = None
+    gram: NDArray[Any] | None = None
     padding: PerStack | None = None
 
 

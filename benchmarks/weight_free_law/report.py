@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from benchmarks.weight_free_law.compare import judged
 from benchmarks.weight_free_law.faults import FAULTS
-from benchmarks.weight_free_law.trial import DENSE, NUMPY, OF_FAULTS, SCALED, SIDES, TORCH, Trial
+from benchmarks.weight_free_law.trial import DENSE, NUMPY, PART, SCALED, SIDES, TORCH, Trial
 from meanfield.cli import write
 from meanfield.errors import InputError
 
@@ -198,8 +198,8 @@ def tables(trials: Sequence[Trial]) -> str:
     }
     minutes = sum(trial.setting["seconds"] for trial in trials) / 60
     origin = (
-        f"{len(trials)} cases, {shown['seeds']} models in each sample ({OF_FAULTS} times fewer with a "
-        f"planted fault), {minutes:.0f} minutes on one core; torch {shown['torch']}, numpy {shown['numpy']}. "
+        f"{len(trials)} cases, {shown['seeds']} models in each sample ({PART} times fewer in numpy "
+        f"and with a planted fault), {minutes:.0f} minutes on one core; torch {shown['torch']}, numpy {shown['numpy']}. "
         f"Sampler: commit {shown['commit']}, digest of its sources {shown['sampler']}."
     )
     parts = [origin, "### All tests together", _overview(equal)]
