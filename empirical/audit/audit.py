@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from empirical.audit.batch import Batch
+from empirical.audit.batch import Batch, as_call, described
 from empirical.audit.measure import Build, Measured, Plan, Reader, measure
 from empirical.audit.predict import LABELS, ModulePrediction, places_of, predict_reading
 from empirical.audit.ranks import Ranks, joined
@@ -193,6 +193,10 @@ def audited(
         if ranks is not None:
             from empirical.audit.sharded import Sharded
 
+            asked = {"samples": samples, "tolerance": tolerance, "dtype": dtype}
+            asked |= {name: getattr(planned, name) for name in ("seeds", "loss", "label_smoothing")}
+            batches = ranks.agree(lambda: described(as_call(batch)))
+            ranks.check_same({"device": planned.device.type, **asked, "batch": batches})
             site = Sharded(planned.device, planned.dtype, ranks)
         measured = measure(build, batch, planned, read, progress, site)
     prediction = predict_reading(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import os
+import reprlib
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +19,8 @@ from meanfield.errors import InputError
 T = TypeVar("T")
 PATIENCE = datetime.timedelta(days=1)
 """How long a process waits for another one: rank 0 reads large modules alone. A dead one is seen at once."""
+
+LAST_WORDS = datetime.timedelta(seconds=10)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +102,9 @@ class Ranks:
             for name in first:
                 if other.get(name) != first[name]:
                     raise InputError(
-                        f"{name} differs between the processes ({first[name]} on rank 0, "
-                        f"{other.get(name)} on rank {rank}): an audit is one measurement, give the same on "
-                        "every rank"
+                        f"{name} differs between the processes ({_short(first[name])} on rank 0, "
+                        f"{_short(other.get(name))} on rank {rank}): an audit is one measurement, give the "
+                        "same on every rank"
                     )
 
     def device(self, device: torch.device) -> torch.device:
@@ -171,3 +175,43 @@ def joined(shard: bool | None) -> Iterator[Ranks | None]:
         yield Ranks(dist.get_rank(), dist.get_world_size(), line)
     finally:
         dist.destroy_process_group(line)
+
+
+@contextmanager
+def launched() -> Iterator[Ranks | None]:
+    """Initialise the process group of a command that torchrun started, and leave it together with the others.
+
+    An error that all processes have is raised on rank 0 alone; the others end with status 2.
+
+    Yields:
+        The processes; None for a command that was started by itself.
+
+    Raises:
+        InputError: What was raised inside.
+        SystemExit: In place of it, where rank 0 has the same to say.
+    """
+    if not (dist.is_available() and dist.is_torchelastic_launched()):
+        yield None
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        ranks = Ranks(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
+        last = dist.new_group(backend="gloo", timeout=LAST_WORDS)
+        try:
+            yield ranks
+            with suppress(RuntimeError):  # torchrun stops all when one ends with a status, so wait
+                dist.barrier(group=ranks.line)
+        except InputError as error:
+            told: list[Any] = [None] * ranks.size
+            with suppress(RuntimeError):  # the others may be elsewhere, or gone
+                dist.all_gather_object(told, str(error), group=last)
+            if ranks.rank and told[0] == str(error):
+                time.sleep(1)
+                raise SystemExit(2) from None
+            raise
+    finally:
+        dist.destroy_process_group()
+
+
+def _short(value: object) -> str:
+    return value if isinstance(value, str) else reprlib.repr(value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -200,6 +201,7 @@ class Sharded(Site):
         if self.dtype is not None:
             module.to(dtype=self.dtype)
         self.root = _Root(module)
+        gc.collect()  # the module before: FSDP's hooks and states hold each other
         single = {tensor for tensor in module.parameters() if not tensor.ndim}
         for tensor in single:  # FSDP shards no scalars: every rank has them, and all of their gradient
             tensor.data = tensor.data.to(self.device)
