@@ -205,7 +205,7 @@ def launched() -> Iterator[Ranks | None]:
             told: list[Any] = [None] * ranks.size
             with suppress(RuntimeError):  # the others may be elsewhere, or gone
                 dist.all_gather_object(told, str(error), group=last)
-            if ranks.rank and told[0] == str(error):
+            if ranks.rank and told[0] is not None and told[0] in str(error):
                 time.sleep(1)
                 raise SystemExit(2) from None
             raise

@@ -29,6 +29,9 @@ from meanfield.errors import InputError
 
 T = TypeVar("T")
 LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+LARGE = 10_000_000
+"""Parameters of a model that is worth the half second which Python takes to find what is held in a circle."""
+HALF = (torch.bfloat16, torch.float16)
 SAME = 1e-6
 """Sums of equal weights differ by less, relative to their norm; those of two draws by about 1."""
 
@@ -48,13 +51,14 @@ class Sharded(Site):
     def __init__(self, device: torch.device, dtype: torch.dtype | None, ranks: Ranks) -> None:
         super().__init__(device, dtype)
         try:
-            from torch.distributed.fsdp import FSDPModule, fully_shard
+            from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
         except ImportError as error:
             raise InputError(
                 f"torch {torch.__version__} has no torch.distributed.fsdp.fully_shard: one model on several "
                 "processes needs torch 2.7 or newer"
             ) from error
         self.ranks, self.fully_shard, self.kind = ranks, fully_shard, FSDPModule
+        self.exact = MixedPrecisionPolicy(reduce_dtype=torch.float32)
         self.mesh = init_device_mesh(device.type, (ranks.size,))
         self.root: nn.Module = nn.Identity()
         self.parts: dict[str, Spans] = {}
@@ -201,11 +205,14 @@ class Sharded(Site):
         if self.dtype is not None:
             module.to(dtype=self.dtype)
         self.root = _Root(module)
-        gc.collect()  # the module before: FSDP's hooks and states hold each other
+        if sum(tensor.numel() for tensor in module.parameters()) > LARGE:
+            gc.collect()  # the module before: FSDP's hooks and states hold each other
         single = {tensor for tensor in module.parameters() if not tensor.ndim}
         for tensor in single:  # FSDP shards no scalars: every rank has them, and all of their gradient
             tensor.data = tensor.data.to(self.device)
         options: dict[str, Any] = {"mesh": self.mesh} | ({"ignored_params": single} if single else {})
+        if any(tensor.dtype in HALF for tensor in module.parameters()):  # a mean in half precision rounds
+            options["mp_policy"] = self.exact
         if isinstance(module, self.kind):
             # The loss may stand below the output of the module, whose hooks then never gather weights again.
             module.set_reshard_after_forward(False, recurse=False)

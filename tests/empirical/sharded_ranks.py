@@ -7,6 +7,7 @@ A case is a model that is measured, or a fault that is refused; FOLDER/RANK.json
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -81,6 +82,14 @@ def by_user(seed: int) -> nn.Module:
     return model
 
 
+def frozen(seed: int) -> nn.Module:
+    """A model that is trained in part."""
+    model: Any = pre(seed)
+    model.words.requires_grad_(False)
+    model.layers[0].linear1.requires_grad_(False)
+    return model
+
+
 OWN = mf.pre_ln(width=16, depth=1, heads=2, vocab=VOCAB)
 
 
@@ -95,7 +104,9 @@ def read_scaled(module: Any, batch: Any) -> Any:
 def gpt2(seed: int) -> nn.Module:
     import transformers
 
-    config = transformers.GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=2, n_positions=16)
+    config = transformers.GPT2Config(
+        vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=2, n_positions=16, bos_token_id=1, eos_token_id=2
+    )
     return transformers.GPT2LMHeadModel(config)
 
 
@@ -116,15 +127,12 @@ def llama(seed: int) -> nn.Module:
 def t5(seed: int) -> nn.Module:
     import transformers
 
-    config = transformers.T5Config(
-        vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=66, num_layers=2, num_heads=4, decoder_start_token_id=0
-    )
+    config = transformers.T5Config(vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=66, num_layers=2, num_heads=4)
     return transformers.T5ForConditionalGeneration(config)
 
 
 def x_transformer(seed: int) -> nn.Module:
-    import x_transformers
-
+    x_transformers: Any = importlib.import_module("x_transformers")
     layers = x_transformers.Decoder(dim=32, depth=2, heads=4, attn_dim_head=8)
     return x_transformers.TransformerWrapper(num_tokens=VOCAB, max_seq_len=16, attn_layers=layers)
 
@@ -148,6 +156,7 @@ CASES = {
     "scalar, row and rows": Case(scaled, {"loss": "cross_entropy"}, read=read_scaled),
     "gpt2": Case(gpt2, {"loss": "cross_entropy"}),
     "gpt2, below the head": Case(gpt2),
+    "frozen in part": Case(frozen),
     "double": Case(pre, {"dtype": "float64"}),
     "double, sharded by the user": Case(by_user, {"dtype": "float64"}),
     "half": Case(pre, {"dtype": "bfloat16"}),
@@ -178,58 +187,68 @@ def found(audit: Audit) -> dict[str, Any]:
     }
 
 
+def partly(seed: int) -> nn.Module:
+    """Sharded in one layer, and not in the rest."""
+    from torch.distributed.fsdp import fully_shard
+
+    model: Any = pre(seed)
+    fully_shard(model.layers[0])
+    return model
+
+
+def copies(seed: int) -> nn.Module:
+    """Sharded, and then drawn on every rank from the same generator."""
+    model: Any = by_user(seed)
+    for k, tensor in enumerate(model.parameters()):
+        with torch.no_grad():
+            tensor.to_local().normal_(generator=torch.Generator().manual_seed(100 * seed + k))
+    return model
+
+
+def constant(seed: int) -> nn.Module:
+    """The same whatever the seed."""
+    torch.manual_seed(0)
+    return by_user(0)
+
+
+def noisy(seed: int) -> nn.Module:
+    """With noise in evaluation mode."""
+    model: Any = pre(seed)
+    model.norm.register_forward_hook(lambda module, args, y: y + torch.randn_like(y))
+    return model
+
+
+def infinite(seed: int) -> nn.Module:
+    """With a gain that overflows."""
+    model: Any = pre(seed)
+    model.norm.weight.data.fill_(3e38)
+    return model
+
+
+def strange(seed: int) -> nn.Module:
+    """With a norm that the reader does not know."""
+    model: Any = pre(seed)
+    model.norm = nn.BatchNorm1d(5)
+    return model
+
+
 def faults(rank: int) -> dict[str, Callable[[], Any]]:
     """What is refused; each has a fault on one rank, or on all."""
-    from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import DTensor
     from torch.nn.parallel import DistributedDataParallel
-
-    base = Case(pre)
 
     def by_rank(seed: int) -> nn.Module:
         torch.manual_seed(seed + 1000 * rank)
         return pre(seed)
-
-    def constant(seed: int) -> nn.Module:
-        torch.manual_seed(0)
-        return by_user(0)
 
     def sometimes(seed: int) -> nn.Module:
         if rank == 1 and seed == 1:
             raise MemoryError("no memory for seed 1")
         return pre(seed)
 
-    def partly(seed: int) -> nn.Module:
-        model = pre(seed)
-        fully_shard(model.layers[0])  # type: ignore[index,arg-type]
-        return model
-
-    def copies(seed: int) -> nn.Module:
-        model = by_user(seed)
-        for k, tensor in enumerate(model.parameters()):
-            assert isinstance(tensor, DTensor)
-            with torch.no_grad():
-                tensor.to_local().normal_(generator=torch.Generator().manual_seed(100 * seed + k))
-        return model
-
-    def noisy(seed: int) -> nn.Module:
-        model = pre(seed)
-        model.norm.register_forward_hook(lambda module, args, y: y + torch.randn_like(y))  # type: ignore[union-attr]
-        return model
-
-    def infinite(seed: int) -> nn.Module:
-        model: Any = pre(seed)
-        model.norm.weight.data.fill_(3e38)
-        return model
-
-    def strange(seed: int) -> nn.Module:
-        model = pre(seed)
-        model.norm = nn.BatchNorm1d(5)
-        return model
-
+    base = Case(pre)
     return {
         "seeds": lambda: run(base, seeds=range(3 + rank)),
-        "batch": lambda: run(base, batch=IDS + rank % 2 if rank else IDS),
+        "batch": lambda: run(base, batch=(IDS + rank) % VOCAB),
         "loss": lambda: run(base, loss="linear" if rank else "mse"),
         "loss that is none on one rank": lambda: run(base, loss="hinge" if rank else "mse"),
         "weights": lambda: run(Case(by_rank)),
