@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 
@@ -19,8 +19,6 @@ from meanfield.errors import InputError
 SCHEMA = 1  # of the folder: what files there are and what they say
 MANIFEST = "sweep.json"
 FAILED = ".failed.json"
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,8 @@ class Folder:
         wanted = {cell.name: cell for cell in cells}
         for path in self.files():
             if path.stem not in wanted:
-                self._named(path, tables.read_metadata)
+                with _setting_aside(path):
+                    _check_name(path, tables.read_metadata(path))
         absent = []
         for name, cell in wanted.items():
             if cell.whole(self.path):
@@ -103,7 +102,7 @@ class Folder:
         """List the tables, whole or not, in the order of their names."""
         return sorted(self.path.glob("*.parquet"))
 
-    def read(self, path: Path) -> tuple[pd.DataFrame | None, dict[str, Any]]:
+    def read(self, path: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
         """Read a table of the folder.
 
         Args:
@@ -113,20 +112,10 @@ class Folder:
             The table and what its file says; None if it is no whole table that this program named, which is
             then set aside.
         """
-        return self._named(path, tables.read) or (None, {})
-
-    def _named(self, path: Path, read: Callable[[Path], _T]) -> _T | None:
-        try:
-            found = read(path)
-            metadata = found[1] if isinstance(found, tuple) else found
-            if path.stem.endswith(f"-{store.digest(metadata['configuration'])}"):
-                return found
-            fault = "its name is not that of its configuration"
-        except FileNotFoundError:  # another run set it aside
-            return None
-        except tables.NoTableError as error:
-            fault = str(error)
-        tables.set_aside(path, fault)
+        with _setting_aside(path):
+            table, metadata = tables.read(path)
+            _check_name(path, metadata)
+            return table, metadata
         return None
 
     def record_failure(self, name: str, failure: dict[str, Any]) -> None:
@@ -150,6 +139,22 @@ class Folder:
     def failures(self) -> list[str]:
         """List the names of cells that failed and have not been measured since."""
         return sorted(path.name.removesuffix(FAILED) for path in self.path.glob(f"*{FAILED}"))
+
+
+@contextlib.contextmanager
+def _setting_aside(path: Path) -> Iterator[None]:
+    """Set a file aside if it turns out to be no whole table; nothing if another run was faster."""
+    try:
+        yield
+    except FileNotFoundError:
+        pass
+    except tables.NoTableError as error:
+        tables.set_aside(path, str(error))
+
+
+def _check_name(path: Path, metadata: dict[str, Any]) -> None:
+    if not path.stem.endswith(f"-{store.digest(metadata['configuration'])}"):
+        raise tables.NoTableError("its name is not that of its configuration")
 
 
 def _check(manifest: Path) -> None:

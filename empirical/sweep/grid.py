@@ -161,6 +161,10 @@ def _cells(point: Mapping[str, Any]) -> Iterator[Cell]:
         positive_integer("seed_block", seeds["seed_block"]),
     )
     first = seed_number(seeds["first_seed"])
+    if count > MOST * block:
+        raise InputError(
+            f"seeds={count} in blocks of {block} are more than {MOST:,} cells: give larger blocks"
+        )
     if "arch" not in values:
         raise InputError("a grid needs arch: give the name of a preset, such as arch = 'pre_ln'")
     name = convert("arch", values.pop("arch"), str)

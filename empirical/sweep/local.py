@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
@@ -22,7 +22,7 @@ TRIES = 3  # of a cell whose workers are killed, and of starting a worker
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
-def local(cells: Sequence[Cell], folder: Path, *, workers: int) -> Iterator[Outcome]:
+def local(cells: Sequence[Cell], folder: Path, *, workers: int) -> Generator[Outcome, None, None]:
     """Run cells in processes of one thread each; a killed one is replaced, and its cell tried again.
 
     Args:
@@ -104,6 +104,7 @@ class _Pool:
         name = worker.cell.name
         self.kills[name] += 1
         if self.kills[name] < TRIES:
+            sys.stderr.write(f"{name}: its worker was {how}; the cell is tried again\n")
             self.waiting.append(worker.cell)
             return None
         return Outcome(name, f"its worker was {how}, {TRIES} times: likely out of memory; lower --workers")

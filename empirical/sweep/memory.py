@@ -77,7 +77,8 @@ def check(cell: Cell, needed: float, free: float, of: str) -> None:
         )
         raise InputError(
             f"cell {cell.name} ({sizes}, tokens={cell.setting['tokens']}, batch={cell.setting['batch']}) "
-            f"needs about {human(needed)} {of} and {human(free)} are free: make it smaller, or use a larger machine"
+            f"needs about {human(needed)} {of} and {human(free)} are free: make it smaller, or use a larger "
+            "machine"
         )
 
 

@@ -40,43 +40,46 @@ class Method:
 def ensemble_memory(sizes: Sizes, entry: int, minibatches: int, seeds: int) -> float:
     """Estimate the memory of `empirical.ensemble`.
 
-        entry (2 W + 3 S + 4 A),   W weights, S hidden states, A attention weights; 3 W with mini-batches
+        entry (2 W + 2.7 S + A),   W weights, S hidden states, A attention weights; 3 W with mini-batches
 
-    The model and all of its gradients are there at once; states are kept for the backward pass, with their
-    gradients.
+    The model and all of its gradients are there at once. States are kept for the backward pass, some of them
+    with their gradients.
 
     Args:
         sizes: What is measured.
         entry: Bytes of a number.
         minibatches: Mini-batches per seed; the mean gradient is one more copy.
-        seeds: Seeds of a cell; they run one after another.
+        seeds: Not read: one runs after another.
 
     Returns:
         Bytes above an idle process.
     """
     copies = 3 if minibatches > 1 else 2
-    return entry * (copies * sizes.weights + 3 * sizes.states + 4 * sizes.scores)
+    return entry * (copies * sizes.weights + 2.7 * sizes.states + sizes.scores)
 
 
 def weight_free_memory(sizes: Sizes, entry: int, minibatches: int, seeds: int) -> float:
     """Estimate the memory of `empirical.weight_free`.
 
-        entry (6 S + 6 A + ends T),   S hidden states, A attention weights, T tokens
+        entry (5.3 S + A),   S hidden states, A attention weights
 
     Args:
         sizes: What is measured.
         entry: Bytes of a number.
         minibatches: Not read.
-        seeds: Seeds of a cell.
+        seeds: Not read: as many run at once as fit into a small buffer.
 
     Returns:
         Bytes above an idle process.
     """
-    return entry * (6 * sizes.states + 6 * sizes.scores + sizes.ends * sizes.tokens)
+    return entry * (5.3 * sizes.states + sizes.scores)
 
 
-DRAW = 200  # multiplications that take as long as one random number
-LAYER = 1e7  # and as one layer takes beside its products
+# What takes as long as how many multiplications of a matrix product.
+DRAW = 200  # a random number
+STATE = 50  # a hidden state, forward and backward
+SCORE = 300  # an attention weight
+LAYER = 1e7  # a layer, beside these
 
 
 def ensemble_work(sizes: Sizes, minibatches: int) -> float:
@@ -89,11 +92,13 @@ def ensemble_work(sizes: Sizes, minibatches: int) -> float:
     Returns:
         Multiplications, or what takes as long.
     """
-    return DRAW * sizes.weights + minibatches * (3 * sizes.products + LAYER * sizes.layers)
+    return DRAW * sizes.weights + minibatches * (3 * sizes.products + _beside(sizes))
 
 
 def weight_free_work(sizes: Sizes, minibatches: int) -> float:
-    """Estimate the work of a seed of `empirical.weight_free`: T x T products at both ends of every map.
+    """Estimate the work of a seed of `empirical.weight_free`: two thin products for each map.
+
+        4 r T (n_in + n_out) + r^2 T per map,   T tokens, r = min(T, width)
 
     Args:
         sizes: What is measured.
@@ -102,13 +107,13 @@ def weight_free_work(sizes: Sizes, minibatches: int) -> float:
     Returns:
         Multiplications, or what takes as long.
     """
-    pairs = sizes.tokens**2
-    return (
-        DRAW * sizes.ends * sizes.tokens
-        + 4 * pairs * sizes.ends
-        + sizes.maps * sizes.tokens**3
-        + LAYER * sizes.layers
-    )
+    rank = min(sizes.tokens, sizes.ends / (2 * max(sizes.maps, 1)))
+    products = rank * sizes.tokens * (4 * sizes.ends + sizes.maps * rank)
+    return DRAW * sizes.ends * rank + products + _beside(sizes)
+
+
+def _beside(sizes: Sizes) -> float:
+    return STATE * sizes.states + SCORE * sizes.scores + LAYER * sizes.layers
 
 
 METHODS: dict[str, Method] = {

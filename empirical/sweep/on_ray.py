@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def on_ray(
     workers: int,
     address: str | None = None,
     gpus_per_cell: float = 0.0,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Run cells as Ray tasks; those of a lost worker or machine are tried again elsewhere.
 
     The worker writes the result: the driver only schedules.

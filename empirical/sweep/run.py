@@ -6,7 +6,7 @@ import datetime
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +99,7 @@ class Plan:
     engine: Engine
     workers: int
 
-    def outcomes(self) -> Iterator[Outcome]:
+    def outcomes(self) -> Generator[Outcome, None, None]:
         """Run what is missing, in random order: two runs on one folder then seldom do the same cell."""
         order = random.sample(self.missing, len(self.missing))
         if self.engine.name == "local":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from empirical.build import Architecture
@@ -28,18 +28,16 @@ class Sizes:
 
     Args:
         weights: Entries of all parameters.
-        largest: Entries of the largest of them.
         products: Multiplications of a forward pass.
         states: Numbers that the ops of a forward pass give, all tokens together, attention weights left out.
         scores: Attention weights.
         ends: Sum over linear maps of the sizes of both ends.
-        maps: Number of linear maps that act on every token.
+        maps: Number of linear maps.
         layers: Number of layers.
         tokens: Tokens of all sequences of a mini-batch.
     """
 
     weights: int = 0
-    largest: int = 0
     products: int = 0
     states: int = 0
     scores: int = 0
@@ -65,45 +63,43 @@ def sizes(arch: Architecture, setting: Mapping[str, Any]) -> Sizes:
         >>> sizes(arch, {"tokens": 4, "source_tokens": None, "batch": 1, "loss": "linear"}).weights
         480
     """
-    pair = isinstance(arch, EncoderDecoder)
     stacks = [arch.encoder, arch.decoder] if isinstance(arch, EncoderDecoder) else [arch]
-    length = max(setting["tokens"], (setting["source_tokens"] or 0) if pair else 0)
+    length = max(setting["tokens"], setting["source_tokens"] or 0)
     rows = setting["batch"] * length
-    weights = largest = products = states = scores = ends = maps = 0
-    for op, times in (counted for stack in stacks for counted in _ops(stack, setting["loss"])):
-        own = 0
-        match op:
-            case Linear(d_in=d_in, d_out=d_out):
-                own = d_in * d_out + (d_out if op.bias is not None else 0)
-                products += times * rows * d_in * d_out
-                states += times * rows * d_out
-                ends += times * (d_in + d_out)
-                maps += times
-            case FeedForward(up=up):
-                states += times * rows * up.d_out  # behind the activation
-            case Attention(value=value, heads=heads):
-                states += times * rows * (op.output.d_in if op.output is not None else value.d_out)
-                if op.kind == "softmax":
-                    scores += times * heads * rows * length
-                    query = value.d_out if op.query is None else op.query.d_out
-                    products += 2 * times * rows * length * query
-            case Norm(width=width):
-                own = 2 * width
-                states += times * rows * width
-            case Gain(width=width):
-                own = width
-                states += times * rows * width
-            case Residual():
-                states += times * rows * stacks[0].width
-        weights += times * own
-        largest = max(largest, own)
+    total = dict.fromkeys((field.name for field in fields(Sizes)), 0)
     for stack in stacks:
+        for op, times in _ops(stack, setting["loss"]):
+            for name, value in _counts(op, rows, length, stack.width).items():
+                total[name] += times * value
         for table in (stack.embedding, stack.position, stack.segment):
-            if table is not None:
-                weights += table.vocab * table.width
-                largest = max(largest, table.vocab * table.width)
-    depth = sum(stack.depth for stack in stacks)
-    return Sizes(weights, largest, products, states, scores, ends, maps, depth, rows)
+            total["weights"] += 0 if table is None else table.vocab * table.width
+        total["layers"] += stack.depth
+    return Sizes(**{**total, "tokens": rows})
+
+
+def _counts(op: Op, rows: int, length: int, width: int) -> dict[str, int]:
+    """Count what one op adds, without the ops inside it."""
+    match op:
+        case Linear(d_in=d_in, d_out=d_out):
+            own = d_in * d_out + (d_out if op.bias is not None else 0)
+            product, ends = rows * d_in * d_out, d_in + d_out
+            return {"weights": own, "products": product, "states": rows * d_out, "ends": ends, "maps": 1}
+        case FeedForward(up=up):  # its activation
+            return {"states": rows * up.d_out}
+        case Attention(kind="softmax", heads=heads, value=value):  # scores, and the mixed values
+            mixed = value.d_out * heads // op.kv_heads
+            scores = heads * rows * length
+            return {"scores": scores, "products": 2 * rows * length * mixed, "states": rows * mixed}
+        case Attention(value=value):
+            return {"states": rows * value.d_out}
+        case Norm():
+            return {"weights": 2 * op.width, "states": rows * op.width}
+        case Gain():
+            return {"weights": op.width, "states": rows * op.width}
+        case Residual():
+            return {"states": rows * width}
+        case _:
+            return {}
 
 
 def _ops(stack: Transformer, loss: str) -> Iterator[tuple[Op, int]]:

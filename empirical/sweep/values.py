@@ -45,23 +45,29 @@ def convert(name: str, value: Any, hint: Any) -> Any:
     if value == "none" and type(None) in kinds:
         return None
     for kind in kinds:
-        if get_origin(kind) is Literal:
-            if value in get_args(kind):
-                return value
-        elif get_origin(kind) is tuple and isinstance(value, list):
-            return tuple(convert(name, item, get_args(kind)[0]) for item in value)
-        elif kind is Draw and _is_number(value):
-            return Draw(value)
-        elif dataclasses.is_dataclass(kind) and isinstance(kind, type) and isinstance(value, Mapping):
-            return _record(name, value, kind)
-        elif kind is Any or _fits(value, kind):
-            return value
+        if (found := _as_kind(name, value, kind)) is not None:
+            return found
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
     if words and isinstance(value, str) and str not in kinds:
         raise UnknownNameError(name, value, words)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{name}={value} is not finite: give a real number")
     raise InputError(f"{name}={value!r}: give {' or '.join(dict.fromkeys(map(_named, kinds)))}")
+
+
+def _as_kind(name: str, value: Any, kind: Any) -> Any:
+    """Turn a value into one type; None if it is of another."""
+    if get_origin(kind) is Literal:
+        return value if value in get_args(kind) else None
+    if get_origin(kind) is tuple:
+        return (
+            tuple(convert(name, item, get_args(kind)[0]) for item in value)
+            if isinstance(value, list)
+            else None
+        )
+    if kind is Draw and _is_number(value):
+        return Draw(value)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return _record(name, value, kind) if isinstance(value, Mapping) else None
+    return value if _fits(value, kind) else None
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
