@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,7 +133,9 @@ def t5(seed: int) -> nn.Module:
 
 
 def x_transformer(seed: int) -> nn.Module:
-    x_transformers: Any = importlib.import_module("x_transformers")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # its own, at import
+        x_transformers: Any = importlib.import_module("x_transformers")
     layers = x_transformers.Decoder(dim=32, depth=2, heads=4, attn_dim_head=8)
     return x_transformers.TransformerWrapper(num_tokens=VOCAB, max_seq_len=16, attn_layers=layers)
 
