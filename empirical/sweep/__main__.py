@@ -19,10 +19,10 @@ from empirical import tables
 from empirical.sweep import show
 from empirical.sweep.arguments import PROG, collect_parser, run_parser
 from empirical.sweep.cell import Cell
-from empirical.sweep.collect import collect
+from empirical.sweep.collection import collect
 from empirical.sweep.cost import costs, rates
+from empirical.sweep.driver import Engine, cells_at_once, plan
 from empirical.sweep.grid import load
-from empirical.sweep.run import Engine, cells_at_once, plan
 from meanfield import cli
 from meanfield.errors import InputError
 

@@ -16,11 +16,11 @@ from rich.text import Text
 
 from empirical.setting import SETTING_KEYS
 from empirical.sweep.cell import Cell
-from empirical.sweep.collect import Collection
+from empirical.sweep.collection import Collection
 from empirical.sweep.cost import Cost, varying
+from empirical.sweep.driver import Report
 from empirical.sweep.memory import human
 from empirical.sweep.outcome import Outcome
-from empirical.sweep.run import Report
 
 ROWS = 40  # of a table on a terminal
 WIDTH = 100  # of one elsewhere

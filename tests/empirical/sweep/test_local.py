@@ -34,7 +34,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     def serial(cells: Sequence[Cell], folder: Path, *, workers: int) -> Generator[Outcome, None, None]:
         return (attempt(cell, folder) for cell in cells)
 
-    monkeypatch.setattr("empirical.sweep.run.local", serial)
+    monkeypatch.setattr("empirical.sweep.driver.local", serial)
 
 
 @pytest.mark.usefixtures("here")
