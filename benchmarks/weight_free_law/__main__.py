@@ -25,21 +25,23 @@ MEASURED = Path("results") / "weight_free_law"
 
 
 def try_all(names: list[str], seeds: int, folder: Path) -> int:
-    """Try what has no file yet, and return how many cases fail."""
-    known, failed = cases(), 0
+    """Try what has no file yet, judge all cases together, and return how much is not as it should be."""
+    known = cases()
     for name in names:
         if name not in known:
             raise UnknownNameError("case", name, known)
-    todo = [known[name] for name in names or known if not done(path_of(folder, name), known[name], seeds)]
+    chosen = [known[name] for name in names or known]
+    todo = [case for case in chosen if not done(path_of(folder, case.name), case, seeds)]
     with patience("weight-free against dense", len(todo) * work(seeds)) as progress:
         for number, case in enumerate(todo, start=1):
             trial = attempt(case, seeds, progress)
             save(folder, trial)
-            wrong = report.failures([trial], faults=False)
-            failed += bool(wrong)
-            line = f"{number}/{len(todo)} {case.name}: {'; '.join(wrong) or 'as it should be'}"
+            line = f"{number}/{len(todo)} {case.name}: {report.in_short(trial)}"
             print(f"{line}, {trial.setting['seconds']:.0f} s", file=sys.stderr, flush=True)
-    return failed
+    wrong = report.failures([load(path_of(folder, case.name)) for case in chosen], faults=not names)
+    for line in wrong:
+        print(line)
+    return len(wrong)
 
 
 def write_report(folder: Path, out: Path) -> int:

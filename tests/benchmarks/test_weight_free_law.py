@@ -220,7 +220,9 @@ def test_a_run_that_is_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_case_that_fails_sets_the_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "attempt", lambda case, seeds, progress: made_up(1.05))
+    monkeypatch.setattr(
+        command, "attempt", lambda case, seeds, progress: replace(made_up(1.05), case=case.name)
+    )
     assert run("--case", "post_ln", "--measured", str(tmp_path)) == 1
 
 

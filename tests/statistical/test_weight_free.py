@@ -46,6 +46,12 @@ def drawn(name: str, key: int = 1, seeds: int = SEEDS) -> Squares:
     return dense_squares(case.arch, case.setting, seeds=seeds, key=key, own_law=case.own_law)
 
 
+@lru_cache
+def sampled(name: str) -> Squares:
+    """Sample without weights."""
+    return in_torch(CASES[name], range(SEEDS))
+
+
 def rejected(ours: Squares, theirs: Squares) -> list[str]:
     """Name the parameters whose two samples differ in mean or in law."""
     table = judged(compare(ours, theirs), LEVEL)
@@ -68,14 +74,14 @@ def rejected(ours: Squares, theirs: Squares) -> list[str]:
         "T = d",  # all of a weight is seen: it is known, and no part of it is free
         "T = 2 d",
         "T > d, uniform attention",
-        "T > d_ff",
+        "untied head",
         "tied head: bias, cap, smoothing, places",
         "tied head, T > d",
         "pair, one table for both and the head",
     ],
 )
 def test_the_law_is_that_of_drawn_weights(name: str) -> None:
-    wrong = rejected(in_torch(CASES[name], range(SEEDS)), drawn(name))
+    wrong = rejected(sampled(name), drawn(name))
     assert not wrong, wrong
 
 
@@ -128,7 +134,7 @@ def test_a_planted_fault_is_rejected(fault: str, name: str) -> None:
     with planted(fault):
         ours = in_torch(CASES[name], range(SEEDS))
     assert rejected(ours, drawn(name))
-    assert not rejected(in_torch(CASES[name], range(SEEDS)), drawn(name))
+    assert not rejected(sampled(name), drawn(name))
 
 
 def test_every_fault_is_planted() -> None:
@@ -143,6 +149,16 @@ def test_a_tied_head_is_not_an_untied_one() -> None:
     ours = in_torch(Case("untied", "", untied, tied.setting), range(SEEDS))
     head = ops.ParameterKey(3, "head", "weight")
     assert rejected({key: values for key, values in ours.items() if key != head}, drawn(tied.name))
+
+
+def test_uniform_matrices_count_as_normal_ones_of_their_variance() -> None:
+    """Seen with 12,000 seeds: means within 3 % at width 32, within 6 % at width 8, where laws differ too."""
+    wide, narrow = "post_ln, torch, d = 32", "post_ln, torch, d = 8"
+    assert not rejected(sampled(wide), drawn(wide))
+    assert (compare(sampled(wide), drawn(wide)).dropna().ratio - 1).abs().max() < 0.1
+    ours, theirs = in_torch(CASES[narrow], range(4 * SEEDS)), drawn(narrow, seeds=4 * SEEDS)
+    assert rejected(ours, theirs)
+    assert (compare(ours, theirs).dropna().ratio - 1).abs().max() < 0.1
 
 
 def test_layers_of_one_block_are_drawn_apart() -> None:
