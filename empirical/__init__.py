@@ -3,9 +3,10 @@
 from empirical.audit import audit as audit
 from empirical.audit import predict as predict
 from empirical.build import build as build
+from empirical.ensemble import ensemble as ensemble
 from empirical.initialization import check_initialization as check_initialization
 from empirical.measure import Measurement as Measurement
-from empirical.measure import measure as ensemble
+from empirical.measure import measure as measure
 from empirical.norms import norm_jacobian as norm_jacobian
 from empirical.norms import token_norms as token_norms
 from empirical.readers import UnsupportedModuleError as UnsupportedModuleError
@@ -21,6 +22,7 @@ __all__ = [
     "build",
     "check_initialization",
     "ensemble",
+    "measure",
     "measured",
     "norm_jacobian",
     "predict",

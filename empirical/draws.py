@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from meanfield.errors import InputError
 from meanfield.ops import Draw, ParameterKey
-from meanfield.random import fill_normal, fill_uniform, stream
+from meanfield.random import Stream, fill_normal, fill_uniform, stream
 
 THREADS = min(os.cpu_count() or 1, 8)
 WORTH_A_THREAD = 2**13  # entries; handing over a smaller tensor takes longer than drawing it
@@ -53,7 +53,7 @@ def seed_number(seed: Any) -> int:
     return operator.index(seed)
 
 
-def normal(generator: np.random.Generator, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+def normal(generator: Stream, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
     """Draw standard normals in the type and on the device of another tensor.
 
     Args:
@@ -69,7 +69,7 @@ def normal(generator: np.random.Generator, shape: tuple[int, ...], like: torch.T
     return torch.from_numpy(values).to(like)
 
 
-def fill(generator: np.random.Generator, law: Draw, out: NDArray[Any]) -> None:
+def fill(generator: Stream, law: Draw, out: NDArray[Any]) -> None:
     """Fill an array with independent draws from a law.
 
     Args:

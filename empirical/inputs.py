@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import torch
-from numpy.random import Generator
 from torch import Tensor
 
 from empirical.build import Architecture
 from empirical.draws import normal
 from empirical.setting import Conditions
 from meanfield import ops
-from meanfield.random import stream
+from meanfield.random import Stream, stream
 
 
 class Inputs:
@@ -50,7 +49,7 @@ class Inputs:
         return [self._one(*parts, batch, length) for parts, length in zip(self.streams, lengths, strict=True)]
 
     def _one(
-        self, stack: ops.Transformer, fixed: Conditions, generator: Generator, batch: int, tokens: int
+        self, stack: ops.Transformer, fixed: Conditions, generator: Stream, batch: int, tokens: int
     ) -> Tensor:
         """Draw the input of one stack, (batch, tokens, width) or (batch, tokens)."""
         if stack.embedding is None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name for it)
 from torch import Tensor, nn
 
 from empirical.draws import normal
+from meanfield.random import Stream
 
 
-def linear(hidden: Tensor, head: nn.Module, targets: np.random.Generator, label_smoothing: float) -> Tensor:
+def linear(hidden: Tensor, head: nn.Module, targets: Stream, label_smoothing: float) -> Tensor:
     """Linear probe of the last hidden states; the head is not read.
 
         loss = (1/T) sum_i <r_i, y_i>,  r_i ~ N(0, I/d)
@@ -31,7 +31,7 @@ def linear(hidden: Tensor, head: nn.Module, targets: np.random.Generator, label_
     return (r * y).sum() / y.shape[0]
 
 
-def mse(hidden: Tensor, head: nn.Module, targets: np.random.Generator, label_smoothing: float) -> Tensor:
+def mse(hidden: Tensor, head: nn.Module, targets: Stream, label_smoothing: float) -> Tensor:
     """Mean square error of the last hidden states; the head is not read.
 
         loss = (1/(T d)) sum_i ||y_i - t_i||^2,  t_i ~ N(0, I)
@@ -49,9 +49,7 @@ def mse(hidden: Tensor, head: nn.Module, targets: np.random.Generator, label_smo
     return (y - normal(targets, tuple(y.shape), y)).square().mean()
 
 
-def cross_entropy(
-    hidden: Tensor, head: nn.Module, targets: np.random.Generator, label_smoothing: float
-) -> Tensor:
+def cross_entropy(hidden: Tensor, head: nn.Module, targets: Stream, label_smoothing: float) -> Tensor:
     """Mean over the T positions of the cross entropy with uniform random targets.
 
     Args:
@@ -77,7 +75,7 @@ def _rows(x: Tensor) -> Tensor:
     return rows.float() if rows.dtype == torch.bfloat16 else rows
 
 
-LOSSES: dict[str, Callable[[Tensor, nn.Module, np.random.Generator, float], Tensor]] = {
+LOSSES: dict[str, Callable[[Tensor, nn.Module, Stream, float], Tensor]] = {
     "cross_entropy": cross_entropy,
     "linear": linear,
     "mse": mse,

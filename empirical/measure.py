@@ -27,9 +27,11 @@ class Measurement:
     Args:
         samples: One row per key and seed; rows with ``parameter == "activation"`` hold moments of hidden
             states, all others squared gradient norms.
+        how: How it was measured, in words.
     """
 
     samples: pd.DataFrame
+    how: str = "1 seed at once, differentiated by torch"
 
     @cached_property
     def df(self) -> pd.DataFrame:
@@ -49,7 +51,13 @@ class Measurement:
 
     @cached_property
     def activations(self) -> pd.DataFrame:
-        """Per point of the model: means over seeds of its six moments, each with its standard error."""
+        """Per point of the model: means over seeds of its six moments, each with its standard error.
+
+        Raises:
+            InputError: If hidden states were not recorded.
+        """
+        if not (self.samples["parameter"] == "activation").any():
+            raise InputError("hidden states were not recorded: measure with empirical.measure")
         rows = self.samples[self.samples["parameter"] == "activation"].groupby(KEYS, sort=False)
         columns = {}
         for moment in MOMENTS:

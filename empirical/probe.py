@@ -22,7 +22,7 @@ from empirical.names import Model, dropouts, named_parameters, open_streams, poi
 from empirical.setting import Conditions, Setting
 from meanfield import ops
 from meanfield.errors import InputError
-from meanfield.random import stream
+from meanfield.random import Stream, stream
 
 GRADIENTS = ["grad_sq_hat", "mean_grad_sq_hat", "grad_norm_hat"]
 MOMENTS = ["q_hat", "cov_hat", "cov_across_hat", "q_grad_hat", "cov_grad_hat", "cov_grad_across_hat"]
@@ -154,7 +154,7 @@ class Probe:
                 "use dtype='float64', a greater width or a smaller depth"
             )
 
-    def _backward(self, inputs: list[Tensor], targets: np.random.Generator) -> tuple[list[Tensor], Values]:
+    def _backward(self, inputs: list[Tensor], targets: Stream) -> tuple[list[Tensor], Values]:
         """Run one mini-batch: the gradient of every parameter, and the moments of every point."""
         self.outputs.clear()
         context = Context(self.padding, memory_padding=self.source_padding)

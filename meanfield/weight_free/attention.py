@@ -16,7 +16,7 @@ from meanfield.moments.masks import bucket as bucket_of_pairs
 from meanfield.moments.masks import distances
 from meanfield.ops import Attention, RelativeBias, Rotary
 from meanfield.weight_free.backend import Array
-from meanfield.weight_free.run import Run, Table, squared
+from meanfield.weight_free.run import Run, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Mixed:
 def split(x: Array, heads: int, run: Run) -> Array:
     """(seeds, T, heads * size) -> (seeds, batch, heads, tokens, size)."""
     x = run.xp.reshape(x, (x.shape[0], run.batch, -1, heads, x.shape[-1] // heads))
-    return run.xp.permute_dims(x, (0, 1, 3, 2, 4))
+    return run.backend.packed(run.xp.permute_dims(x, (0, 1, 3, 2, 4)))
 
 
 def join(x: Array, run: Run) -> Array:
@@ -219,4 +219,4 @@ def _bias_back(bias: RelativeBias, table: Table, ds: Array, run: Run) -> None:
     flat = xp.reshape(flat, (ds.shape[0], -1, ds.shape[2]))
     table.gradient = table.gradient + xp.matrix_transpose(_one_hot(bias, run)) @ flat
     if not bias.shared:
-        run.add(bias.name, "weight", squared(table.gradient, xp))
+        run.add(bias.name, "weight", run.backend.squared(table.gradient))

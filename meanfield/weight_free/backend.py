@@ -120,6 +120,61 @@ class Backend:
 
         return erf(x)
 
+    def squared(self, x: Array) -> Array:
+        """Sum the squares over all axes but the first."""
+        flat = self.xp.reshape(x, (x.shape[0], 1, -1))
+        return self.xp.reshape(flat @ self.xp.matrix_transpose(flat), (-1,))
+
+    def norm(self, kind: str, x: Array, eps: float) -> tuple[Array, Any]:
+        """Normalise the last axis: (x - mean) / sqrt(mean square + eps), without the mean for ``"rmsnorm"``.
+
+        Args:
+            kind: ``"layernorm"`` or ``"rmsnorm"``.
+            x: Tokens (seeds, ..., d).
+            eps: Added to the mean square.
+
+        Returns:
+            The normalised tokens, and what `norm_back` needs.
+        """
+        if kind == "layernorm":
+            x = x - self.xp.mean(x, axis=-1, keepdims=True)
+        inverse = 1 / self.xp.sqrt(self.xp.mean(x * x, axis=-1, keepdims=True) + eps)
+        y = x * inverse
+        return y, (y, inverse)
+
+    def norm_back(self, kind: str, saved: Any, g: Array, gain: Array | float) -> tuple[Array, Array, Array]:
+        """Carry a gradient back through a norm with a gain.
+
+        Args:
+            kind: ``"layernorm"`` or ``"rmsnorm"``.
+            saved: From `norm`.
+            g: Gradient of the output, (seeds, ..., d).
+            gain: One factor for each coordinate, or for all.
+
+        Returns:
+            The gradient of the tokens; the sums of y g and of g over tokens, which are the gradients of gain
+            and shift, (seeds, d).
+        """
+        xp = self.xp
+        y, inverse = saved
+        product = g * y
+        sums = (self._over_tokens(product), self._over_tokens(g))
+        if isinstance(gain, float) and gain == 1:
+            own = g
+        else:
+            own, product = gain * g, gain * product
+        before = own - y * xp.mean(product, axis=-1, keepdims=True)
+        if kind == "layernorm":
+            before = before - xp.mean(own, axis=-1, keepdims=True)
+        return before * inverse, *sums
+
+    def _over_tokens(self, x: Array) -> Array:
+        return self.xp.sum(self.xp.reshape(x, (x.shape[0], -1, x.shape[-1])), axis=1)
+
+    def packed(self, x: Array) -> Array:
+        """Lay an array out in the order of its axes, once for all products that read it."""
+        return np.ascontiguousarray(x)
+
     def softmax(self, s: Array) -> Array:
         """Normalise exponentials over the last axis."""
         weights = self.xp.exp(s - self.xp.max(s, axis=-1, keepdims=True))

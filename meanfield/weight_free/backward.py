@@ -11,8 +11,8 @@ from meanfield.errors import MissingRuleError
 from meanfield.weight_free import attention
 from meanfield.weight_free.activations import activate_back
 from meanfield.weight_free.backend import Array
-from meanfield.weight_free.forward import Saved, forward
-from meanfield.weight_free.run import Run, squared
+from meanfield.weight_free.forward import Saved, forward, times
+from meanfield.weight_free.run import Run
 
 INTERPRETER = "weight_free.backward"
 
@@ -42,25 +42,13 @@ def _linear(op: ops.Linear, saved: Saved, g: Array, run: Run) -> Array:
 @backward.register
 def _norm(op: ops.Norm, saved: Saved, g: Array, run: Run) -> Array:
     """(g - x^ mean(g x^) [- mean(g)]) / sqrt(mean square + eps), g times gain. Source: xiong2020, Lemma 3."""
-    xp = run.xp
-    y, inverse, gain = saved
-    product = g * y
+    state, gain = saved
+    before, of_gain, of_shift = run.backend.norm_back(op.kind, state, g, gain)
     if op.affine:
         if op.has_shift:
-            run.add(op.name, "bias", _over_tokens(g, run))
-        run.add(op.name, "weight", _over_tokens(product, run))
-    if not op.plain:
-        g, product = gain * g, gain * product
-    before = g - y * xp.mean(product, axis=-1, keepdims=True)
-    if op.kind == "layernorm":
-        before = before - xp.mean(g, axis=-1, keepdims=True)
-    return before * inverse
-
-
-def _over_tokens(x: Array, run: Run) -> Array:
-    """Sum over tokens (and heads), then over squares of coordinates."""
-    flat = run.xp.reshape(x, (x.shape[0], -1, x.shape[-1]))
-    return squared(run.xp.sum(flat, axis=1), run.xp)
+            run.add(op.name, "bias", run.backend.squared(of_shift))
+        run.add(op.name, "weight", run.backend.squared(of_gain))
+    return before
 
 
 @backward.register
@@ -74,7 +62,7 @@ def _gain(op: ops.Gain, saved: Saved, g: Array, run: Run) -> Array:
     """Times value; a factor sees the sum of g x over all that share it. Source: definition."""
     xp, size = run.xp, g.shape[-1] // op.width
     total = xp.reshape(xp.sum(g * saved, axis=1), (g.shape[0], op.width, size))
-    run.add(op.name, "weight", squared(xp.sum(total, axis=-1), xp))
+    run.add(op.name, "weight", run.backend.squared(xp.sum(total, axis=-1)))
     return float(op.value) * g
 
 
@@ -140,7 +128,7 @@ def _feed_forward(op: ops.FeedForward, saved: Saved, g: Array, run: Run) -> Arra
 @backward.register
 def _residual(op: ops.Residual, saved: Saved, g: Array, run: Run) -> Array:
     """G of the skip plus that of the branch. Source: definition."""
-    return float(op.skip_scale) * g + backward(op.branch, saved, float(op.branch_scale) * g, run)
+    return times(op.skip_scale, g) + backward(op.branch, saved, times(op.branch_scale, g), run)
 
 
 @backward.register
@@ -196,7 +184,7 @@ def _embedding(op: ops.Embedding, saved: Saved, g: Array, run: Run) -> Array:
     table.gradient = table.gradient + float(op.scale) * (reads @ g)
     common = table is run.common
     if not common or run.prefix == "encoder.":  # the encoder is the last to come back
-        square = squared(table.gradient, xp) + table.others
+        square = run.backend.squared(table.gradient) + table.others
         run.add(op.name, "weight", square, prefix="" if common else None)
     return g
 

@@ -43,15 +43,11 @@ def _linear(op: ops.Linear, x: Array, run: Run) -> tuple[Array, Saved]:
 @forward.register
 def _norm(op: ops.Norm, x: Array, run: Run) -> tuple[Array, Saved]:
     """x^ gain + shift, x^ = (x - mean) / sqrt(mean square + eps). Source: xiong2020, Sec. 3.1."""
-    xp = run.xp
-    if op.kind == "layernorm":
-        x = x - xp.mean(x, axis=-1, keepdims=True)
-    inverse = 1 / xp.sqrt(xp.mean(x * x, axis=-1, keepdims=True) + op.eps)
-    y = x * inverse
+    y, saved = run.backend.norm(op.kind, x, op.eps)
     if op.plain:
-        return y, (y, inverse, 1.0)
+        return y, (saved, 1.0)
     gain, shift = (_entries(op, *part, y, run) for part in (("weight", op.gain), ("bias", op.shift)))
-    return gain * y + shift, (y, inverse, gain)
+    return gain * y + shift, (saved, gain)
 
 
 def _entries(op: ops.Norm, parameter: str, law: ops.Draw, x: Array, run: Run) -> Array | float:
@@ -164,7 +160,12 @@ def _feed_forward(op: ops.FeedForward, x: Array, run: Run) -> tuple[Array, Saved
 def _residual(op: ops.Residual, x: Array, run: Run) -> tuple[Array, Saved]:
     """skip_scale x + branch_scale branch(x). Source: definition."""
     y, saved = forward(op.branch, x, run)
-    return float(op.skip_scale) * x + float(op.branch_scale) * y, saved
+    return times(op.skip_scale, x) + times(op.branch_scale, y), saved
+
+
+def times(factor: ops.Number, x: Array) -> Array:
+    """Multiply, unless by 1: an array is read and written for it."""
+    return x if factor == 1 else float(factor) * x
 
 
 @forward.register

@@ -12,13 +12,17 @@ depends on the rest in no way, so that G times it is Gaussian with covariance G 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from meanfield.errors import MissingRuleError
 from meanfield.ops import Linear
 from meanfield.weight_free.backend import Array
-from meanfield.weight_free.run import INTERPRETER, Run
+from meanfield.weight_free.run import INTERPRETER
+
+if TYPE_CHECKING:
+    from meanfield.weight_free.matrices import WeightFree
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class Projected:
     normals: dict[str, Array]
 
 
-def span(x: Array, run: Run) -> Span:
+def span(x: Array, run: WeightFree) -> Span:
     """Factorise token rows (seeds, T, d) for the maps that read them."""
     xp = run.xp
     gram = run.backend.matmul(x, xp.matrix_transpose(x))
@@ -55,7 +59,7 @@ def span(x: Array, run: Run) -> Span:
     return Span(gram, rows, basis)
 
 
-def _cholesky(gram: Array, size: int, run: Run) -> tuple[Array, Array]:
+def _cholesky(gram: Array, size: int, run: WeightFree) -> tuple[Array, Array]:
     """Cholesky factor, and for which seeds (seeds, 1, 1) it is as accurate as the root of the precision."""
     xp = run.xp
     if gram.shape[-1] > size:  # more tokens than coordinates
@@ -66,7 +70,7 @@ def _cholesky(gram: Array, size: int, run: Run) -> tuple[Array, Array]:
     return lower, xp.all(sound, axis=-1)[:, None, None]
 
 
-def _root(gram: Array, maps: dict[str, Linear], gradients: dict[str, Array], run: Run) -> Array:
+def _root(gram: Array, maps: dict[str, Linear], gradients: dict[str, Array], run: WeightFree) -> Array:
     """Any D with D D^T = gram, which is that of the gradients, each times its map's deviation."""
     xp = run.xp
     lower, sound = _cholesky(gram, sum(op.d_out for op in maps.values()), run)
@@ -79,7 +83,7 @@ def _root(gram: Array, maps: dict[str, Linear], gradients: dict[str, Array], run
 
 
 def project(
-    module: str, maps: dict[str, Linear], x: Array | Span, run: Run
+    module: str, maps: dict[str, Linear], x: Array | Span, run: WeightFree
 ) -> tuple[dict[str, Array], Projected]:
     """Apply fresh linear maps to the same tokens.
 
@@ -105,7 +109,9 @@ def project(
     return outputs, Projected(maps, tokens, normals)
 
 
-def project_back(saved: Projected, gradients: dict[str, Array], run: Run) -> tuple[Array, dict[str, Array]]:
+def project_back(
+    saved: Projected, gradients: dict[str, Array], run: WeightFree
+) -> tuple[Array, dict[str, Array]]:
     """Draw the gradient of the tokens that `project` has read.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 from meanfield.ops import Draw, Embedding, Head, Linear
 from meanfield.weight_free import linear
 from meanfield.weight_free.backend import Array, Streams
-from meanfield.weight_free.run import Run, squared
+from meanfield.weight_free.run import Run
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,6 +93,6 @@ class WeightFree(Run):
         words.gradient = words.gradient + xp.matrix_transpose(known) @ x
         words.others = squares[""]
         if op.linear.bias is not None:  # a class has its column in one of the two parts, and 0 in the other
-            total = squared(xp.sum(known, axis=1), xp) + squared(xp.sum(g, axis=1), xp)
+            total = self.backend.squared(xp.sum(known, axis=1)) + self.backend.squared(xp.sum(g, axis=1))
             self.add(op.name, "bias", total)
         return of_others + known @ words.values

@@ -184,14 +184,19 @@ class Run(ABC):
 
     def with_bias(self, module: str, name: str, op: Linear, y: Array) -> Array:
         """Add the bias of a module's map, where there is one that is not zero."""
+        bias = self.bias(module, name, op)
+        return y if bias is None else y + bias
+
+    def bias(self, module: str, name: str, op: Linear) -> Array | None:
+        """Draw the bias of a module's map, (seeds, 1, d_out); None where there is none, or it is zero."""
         if op.bias is None or not (op.bias.variance or op.bias.mean):
-            return y
-        return y + self.draw(part(module, name), "bias", op.bias, 1, op.d_out)
+            return None
+        return self.draw(part(module, name), "bias", op.bias, 1, op.d_out)
 
     def note_map(self, module: str, name: str, op: Linear, g: Array, square: Array) -> None:
         """Note the gradients of the bias of a module's map, from that of its output, and of its weight."""
         if op.bias is not None:
-            self.add(part(module, name), "bias", squared(self.xp.sum(g, axis=1), self.xp))
+            self.add(part(module, name), "bias", self.backend.squared(self.xp.sum(g, axis=1)))
         self.add(part(module, name), "weight", square)
 
     def look_up(self, op: Embedding, ids: Array) -> Rows:
@@ -212,9 +217,3 @@ class Run(ABC):
 def part(module: str, name: str) -> str:
     """Name one map of a module; the one called ``""`` bears the module's name."""
     return f"{module}.{name}" if name else module
-
-
-def squared(x: Array, xp: Any) -> Array:
-    """Sum the squares over all axes but the first."""
-    flat = xp.reshape(x, (x.shape[0], 1, -1))
-    return xp.reshape(flat @ xp.matrix_transpose(flat), (-1,))

@@ -124,7 +124,7 @@ def sample(
         with np.errstate(all="ignore"), one_thread():  # what is beyond the type is refused below
             squares(arch, data, run)
         found.append({key: where.host(run.squares[key]) for key in reversed(run.squares)})
-        _check_range(found[-1], chunk, where)
+        check_range(found[-1], chunk, where)
         if progress is not None:
             progress(len(chunk))
     return {key: np.concatenate([part[key] for part in found]) for key in found[0]}
@@ -180,7 +180,7 @@ def _data(
     return Data(loss, feeds, labels)
 
 
-def _check_range(
+def check_range(
     found: dict[ops.ParameterKey, NDArray[np.float64]], seeds: list[int], backend: Backend
 ) -> None:
     """Refuse numbers beyond the range of the type; rounding alone gives a key's bias a gradient."""

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from empirical.audit.ranks import joined
-from empirical.audit.sharded import Spans, shard_of, units
+from empirical.audit.ranks import Ranks, joined
+from empirical.audit.sharded import Sharded, Spans, shard_of, units
 from empirical.audit.sites import check_unwrapped
 from meanfield.errors import InputError
 from tests.empirical.sharded_ranks import CASES, WIDTH, Model, found, pre, run
@@ -27,7 +28,7 @@ LONGER = [
     "post, cross entropy", "sharded by the user, below the head", "frozen in part", "double",
     "double, sharded by the user", "half",
 ]  # fmt: skip
-LONGER_HUGGINGFACE = ["llama", "t5"]
+LONGER_HUGGINGFACE = ["gpt2, sharded by the user", "llama", "t5"]
 FAULTS = {
     "seeds": "seeds differs between the processes ((0, 1, 2) on rank 0, (0, 1, 2, 3) on rank 1)",
     "batch": "batch differs between the processes (2x5 #",
@@ -40,6 +41,7 @@ FAULTS = {
     "partly": "the module is partly sharded, and words.weight is not: call fully_shard",
     "copies": "the shards of layers.0.self_attn.in_proj_weight on ranks 0 and 1 are copies of each other",
     "alone": "words.weight is sharded over processes, and this one measures alone",
+    "run already": "a sharded module that has been run already",
     "noisy": "norm: it draws random numbers",
     "infinite": "the loss is nan for seed 0",
     "not understood": "norm: aten.native_batch_norm of hidden states is no known norm",
@@ -185,6 +187,30 @@ def test_without_a_process_group_one_process_measures_alone(monkeypatch: pytest.
         run(CASES["pre, mse"])
     with joined(False) as ranks:
         assert ranks is None
+
+
+def test_a_torch_without_fully_shard_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.distributed.fsdp", None)
+    with pytest.raises(
+        InputError, match=r"has no torch\.distributed\.fsdp\.fully_shard with .* needs torch 2\."
+    ):
+        Sharded(torch.device("cpu"), None, Ranks(0, 1, None))
+
+
+@pytest.mark.parametrize(
+    ("backends", "device", "said"),
+    [
+        ("cpu:gloo,cuda:nccl", "mps", "device='mps' has no sharded models"),
+        ("cpu:gloo,cuda:gloo", "cuda", "has gloo for device='cuda': .*'cuda:nccl'"),
+        ("cuda:nccl", "cpu", "has no backend for device='cpu': .*'cpu:gloo'"),
+    ],
+)
+def test_a_device_that_the_group_does_not_serve_is_refused(
+    monkeypatch: pytest.MonkeyPatch, backends: str, device: str, said: str
+) -> None:
+    monkeypatch.setattr(dist, "get_backend_config", lambda: backends)
+    with pytest.raises(InputError, match=said):
+        Ranks(0, 2, None).device(torch.device(device))
 
 
 def test_fsdp1_is_refused_by_name() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import meanfield as mf
-from empirical import Measurement, build, draws, ensemble, token_norms
+from empirical import Measurement, build, draws, measure, token_norms
 from empirical.build import Architecture
 from empirical.inputs import Inputs
 from empirical.losses import LOSSES
@@ -82,7 +82,7 @@ def agree(measured: "pd.Series[float]", expected: "pd.Series[float]") -> bool:
 )
 def test_gradients_are_finite_differences(name: str, loss: str) -> None:
     arch = SMALL[name]
-    table = ensemble(arch, tokens=3, batch=2, seeds=[7], loss=loss, dtype="float64").df
+    table = measure(arch, tokens=3, batch=2, seeds=[7], loss=loss, dtype="float64").df
     measured = table.set_index(["layer", "module", "parameter"])["grad_sq_hat"]
     expected = pd.Series(by_finite_differences(arch, 7, loss)).reindex(measured.index)
     assert expected.notna().all()
@@ -94,7 +94,7 @@ def test_gradients_are_finite_differences(name: str, loss: str) -> None:
 @pytest.mark.parametrize(("name", "loss"), [("post", "cross_entropy"), ("pre", "linear")])
 def test_moments_are_averages_over_pairs(name: str, loss: str) -> None:
     arch, batch, tokens, d = SMALL[name], 2, 3, 4
-    table = ensemble(arch, tokens=tokens, batch=batch, seeds=[4], loss=loss, dtype="float64").activations
+    table = measure(arch, tokens=tokens, batch=batch, seeds=[4], loss=loss, dtype="float64").activations
     model = build(arch, seed=4, dtype="float64")
     with recorded(model) as outputs:
         value = loss_at(arch, model, 4, loss)()
@@ -117,7 +117,7 @@ def test_moments_are_averages_over_pairs(name: str, loss: str) -> None:
 
 def test_order_of_points_is_that_of_computation() -> None:
     def modules(arch: Architecture) -> list[str]:
-        return list(ensemble(arch, tokens=2, seeds=[0]).activations["module"])
+        return list(measure(arch, tokens=2, seeds=[0]).activations["module"])
 
     post = ["input", "attention", "residual1", "norm1", "ffn", "residual2", "norm2"]
     pre = ["input", "norm1", "attention", "residual1", "norm2", "ffn", "residual2", "final_norm"]
@@ -131,8 +131,8 @@ def test_order_of_points_is_that_of_computation() -> None:
 )
 def test_mean_gradient_of_minibatches_is_the_gradient_of_their_union(name: str, loss: str) -> None:
     shared: dict[str, Any] = {"tokens": 3, "seeds": range(2), "loss": loss, "dtype": "float64"}
-    parts = ensemble(SMALL[name], batch=2, minibatches=3, **shared).samples
-    whole = ensemble(SMALL[name], batch=6, **shared).samples
+    parts = measure(SMALL[name], batch=2, minibatches=3, **shared).samples
+    whole = measure(SMALL[name], batch=6, **shared).samples
     gradients = parts["parameter"] != "activation"
     mean, union = (t.loc[gradients, "mean_grad_sq_hat"] for t in (parts, whole))
     assert np.allclose(mean, union, rtol=1e-9, atol=1e-25)
@@ -143,19 +143,19 @@ def test_mean_gradient_of_minibatches_is_the_gradient_of_their_union(name: str, 
 def test_seeds_measure_the_same_in_any_company(monkeypatch: pytest.MonkeyPatch) -> None:
     arch = mf.pre_ln(width=32, depth=3, heads=2, vocab=50)
     options: dict[str, Any] = {"tokens": 5, "batch": 2, "loss": "cross_entropy", "minibatches": 2}
-    together = ensemble(arch, seeds=[3, 1, 2], **options).samples
+    together = measure(arch, seeds=[3, 1, 2], **options).samples
     monkeypatch.setattr(draws, "THREADS", 1)
     threads = torch.get_num_threads()
     torch.set_num_threads(3 - min(threads, 2))
     try:
-        apart = [ensemble(arch, seeds=[seed], **options).samples for seed in (3, 1, 2)]
+        apart = [measure(arch, seeds=[seed], **options).samples for seed in (3, 1, 2)]
     finally:
         torch.set_num_threads(threads)
     pd.testing.assert_frame_equal(together, pd.concat(apart, ignore_index=True), check_exact=True)
 
 
 def test_tables_have_every_key_and_aggregate_over_seeds() -> None:
-    measurement = ensemble(SMALL["seq2seq"], tokens=2, seeds=range(3), loss="cross_entropy")
+    measurement = measure(SMALL["seq2seq"], tokens=2, seeds=range(3), loss="cross_entropy")
     samples, table, activations = measurement.samples, measurement.df, measurement.activations
     notation = [
         "arch",
@@ -183,13 +183,13 @@ def test_tables_have_every_key_and_aggregate_over_seeds() -> None:
     assert row.grad_norm_hat == pytest.approx(one.mean() ** 0.5)
     assert row.mean_norm_hat == pytest.approx((one**0.5).mean())
     assert activations[["cov_across_hat", "cov_grad_across_hat"]].isna().all(axis=None)  # one sequence
-    alone = ensemble(SMALL["pre"], tokens=1, batch=2, seeds=[0]).activations
+    alone = measure(SMALL["pre"], tokens=1, batch=2, seeds=[0]).activations
     assert alone["cov_hat"].isna().all()
     assert alone["cov_across_hat"].notna().all()
 
 
 def test_norm_output_has_unit_second_moment() -> None:
-    table = ensemble(
+    table = measure(
         mf.paper_post_ln(width=64, depth=3), tokens=4, seeds=range(2), dtype="float64"
     ).activations
     norms = table[table.module.isin(["norm1", "norm2"])]
@@ -201,7 +201,7 @@ def test_norm_output_has_unit_second_moment() -> None:
 def test_last_ffn_gradient_of_a_lone_token_has_its_exact_value() -> None:
     """For n = 1 grad_sq of the last W2 is E||h||^2 E||g||^2 = (d/2)(2/3) q_grad(out), up to O(1/d)."""
     d, seeds = 256, 300
-    measurement = ensemble(mf.paper_post_ln(width=d, depth=3), tokens=1, seeds=range(seeds))
+    measurement = measure(mf.paper_post_ln(width=d, depth=3), tokens=1, seeds=range(seeds))
     table, points = measurement.df, measurement.activations
     last = table[(table.layer == 3) & (table.module == "ffn.down") & (table.parameter == "weight")].iloc[0]
     out = points[(points.layer == 3) & (points.module == "norm2")].iloc[0]
@@ -216,7 +216,7 @@ def test_last_ffn_gradient_of_a_lone_token_has_its_exact_value() -> None:
 
 def test_bfloat16_follows_float32() -> None:
     arch = mf.paper_pre_ln(width=64, depth=2)
-    coarse, fine = (ensemble(arch, tokens=4, seeds=range(2), dtype=t).df for t in ("bfloat16", "float32"))
+    coarse, fine = (measure(arch, tokens=4, seeds=range(2), dtype=t).df for t in ("bfloat16", "float32"))
     # bfloat16 has eight bits: 0.4 % a rounding, some tens of roundings deep
     assert np.allclose(coarse["grad_sq_hat"], fine["grad_sq_hat"], rtol=0.1)
     assert not np.allclose(coarse["grad_sq_hat"], fine["grad_sq_hat"], rtol=1e-6)
@@ -224,7 +224,7 @@ def test_bfloat16_follows_float32() -> None:
 
 def test_progress_counts_seeds() -> None:
     counts: list[int] = []
-    ensemble(mf.paper_post_ln(width=8, depth=1), tokens=2, seeds=range(3), progress=counts.append)
+    measure(mf.paper_post_ln(width=8, depth=1), tokens=2, seeds=range(3), progress=counts.append)
     assert sum(counts) == 3
 
 
@@ -248,30 +248,30 @@ BAD: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("options", "message"), BAD)
 def test_bad_input_is_refused_in_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
-        ensemble(mf.paper_post_ln(width=8, depth=1), **options)
+        measure(mf.paper_post_ln(width=8, depth=1), **options)
     assert "\n" not in str(error.value)
 
 
 def test_unknown_loss_gets_a_suggestion() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'linear'"):
-        ensemble(mf.paper_post_ln(width=8, depth=1), loss="lineal")
+        measure(mf.paper_post_ln(width=8, depth=1), loss="lineal")
 
 
 @pytest.mark.parametrize("preset", [mf.paper_post_ln, mf.paper_pre_ln])
 def test_layernorm_of_one_coordinate_is_refused(preset: Callable[..., Architecture]) -> None:
-    for measure in (ensemble, token_norms):
+    for function in (measure, token_norms):
         with pytest.raises(InputError, match="width=1 is too small: LayerNorm needs at least 2 coordinates"):
-            measure(preset(width=1, depth=1), tokens=2, seeds=[0])
-    assert ensemble(mf.pre_ln(width=1, depth=1, heads=1, norm="rmsnorm"), tokens=2, seeds=[0]).samples.size
+            function(preset(width=1, depth=1), tokens=2, seeds=[0])
+    assert measure(mf.pre_ln(width=1, depth=1, heads=1, norm="rmsnorm"), tokens=2, seeds=[0]).samples.size
 
 
 def test_infinities_and_false_zeros_are_refused() -> None:
     law = initialization("lecun_normal", Sizes(8, 8, 8, 1))
     huge = mf.Initialization("huge", law.q, law.k, law.v, law.o, law.up, Draw(1e76), law.embedding, law.head)
     with pytest.raises(InputError, match=r"pre_ln at seed=3 .* not finite in float32"):
-        ensemble(mf.pre_ln(width=8, depth=2, heads=1, d_ff=8, init=huge), tokens=2, seeds=[3])
+        measure(mf.pre_ln(width=8, depth=2, heads=1, d_ff=8, init=huge), tokens=2, seeds=[3])
     with pytest.raises(InputError, match=r"paper_post_ln at seed=0 .* too small for float32"):
-        ensemble(mf.paper_post_ln(width=4, depth=600), tokens=2, seeds=[0])
+        measure(mf.paper_post_ln(width=4, depth=600), tokens=2, seeds=[0])
 
 
 @pytest.mark.gpu
@@ -286,7 +286,7 @@ def test_cuda_measures_what_the_processor_measures() -> None:
             "loss": loss,
             "dtype": "float64",
         }
-        host, cuda = (ensemble(SMALL[name], device=device, **options).samples for device in ("cpu", "cuda"))
+        host, cuda = (measure(SMALL[name], device=device, **options).samples for device in ("cpu", "cuda"))
         gradients = host["parameter"] != "activation"
         columns = ["grad_sq_hat", "mean_grad_sq_hat"]
         assert np.allclose(host.loc[gradients, columns], cuda.loc[gradients, columns], rtol=1e-8, atol=1e-20)
@@ -302,6 +302,6 @@ def test_cuda_measures_what_the_processor_measures() -> None:
     ids=["pre_ln of 1,000", "pre_ln of 10,000", "post_ln of 10,000"],
 )
 def test_very_many_layers_stay_in_range(arch: Architecture, dtype: str) -> None:
-    measurement: Measurement = ensemble(arch, tokens=2, seeds=[0], dtype=dtype)
+    measurement: Measurement = measure(arch, tokens=2, seeds=[0], dtype=dtype)
     assert (measurement.df["grad_sq_hat"] > 0).all()
     assert np.isfinite(measurement.activations[[m for m in MOMENTS if "across" not in m]]).all(axis=None)

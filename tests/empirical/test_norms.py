@@ -1,4 +1,4 @@
-"""Token norms against the ensemble's means; the norm's Jacobian against Lemma 3 and finite differences."""
+"""Token norms against the measure's means; the norm's Jacobian against Lemma 3 and finite differences."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name for it)
 
 import meanfield as mf
-from empirical import ensemble, norm_jacobian, token_norms
+from empirical import measure, norm_jacobian, token_norms
 from empirical.setting import KEYS
 from meanfield.errors import InputError
 from meanfield.ops import Norm
@@ -22,7 +22,7 @@ def test_token_norms_average_to_the_second_moments() -> None:
     assert set(KEYS) <= set(table.columns)
     assert len(table) == 2 * 6 * (1 + 2 * 6)
     means = table.groupby(["layer", "module"], sort=False)["q_hat"].mean()
-    expected = ensemble(arch, **options).activations.set_index(["layer", "module"])["q_hat"]
+    expected = measure(arch, **options).activations.set_index(["layer", "module"])["q_hat"]
     assert list(means.index) == list(expected.index)
     assert np.allclose(means, expected, rtol=1e-6)
     first = table[(table.seed == 9) & (table.module == "input")]["q_hat"]

@@ -247,19 +247,8 @@ def test_a_seed_gives_the_same_numbers_in_any_company(dtype: str) -> None:
 def test_namespaces_agree() -> None:
     from empirical.backend import TorchBackend
 
-    class HostNumbers(TorchBackend):
-        """Torch arrays with numpy's random numbers."""
-
-        streams = Backend.streams
-
-        def normal(self, streams: list[Any], shape: tuple[int, ...]) -> torch.Tensor:
-            return torch.from_numpy(Backend().normal(streams, shape))
-
-        def uniform(self, streams: list[Any], shape: tuple[int, ...]) -> torch.Tensor:
-            return torch.from_numpy(Backend().uniform(streams, shape))
-
     # Without repeated tokens, whose span has no unique basis: libraries choose another one each.
-    torch_arrays = HostNumbers("float64", "cpu")
+    torch_arrays = TorchBackend("float64", "cpu")
     for case in ("joint norms, softcap, part rotary, bias", "dropout", "tied head", "encoder-decoder"):
         arch, how = CASES[case]
         setting: dict[str, Any] = {"tokens": 3, "seeds": range(2), "loss": how.get("loss", "linear")}

@@ -37,7 +37,7 @@ def measured(
     torch.set_num_threads(1)
     try:
         arch = PAPER[placement](width=width, depth=depth)
-        return empirical.ensemble(arch, tokens=tokens, seeds=range(first_seed, first_seed + seeds))
+        return empirical.measure(arch, tokens=tokens, seeds=range(first_seed, first_seed + seeds))
     finally:
         torch.set_num_threads(threads)
 

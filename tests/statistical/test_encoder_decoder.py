@@ -74,7 +74,7 @@ def test_the_limit_is_that_of_real_models() -> None:
     arch = bare(stacks)
     how: dict[str, Any] = {**LENGTHS, "gram": GRAMS, "padding": (PADDING[0], None)}
     rows = ["layer", "module", "parameter"]
-    found = empirical.ensemble(arch, **how, seeds=range(80)).df
+    found = empirical.ensemble(arch, **how, seeds=range(400)).df  # 1.1 % each: 15 % is far beyond
     table = mf.predict(arch, **how).df[[*rows, "grad_sq"]].merge(found, on=rows, validate="one_to_one")
     assert len(table) == (16 + 26) * depth
     table = table[table.grad_sq > 0]
