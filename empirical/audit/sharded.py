@@ -6,13 +6,10 @@ over ranks that FSDP takes is the gradient itself.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import gc
-import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,14 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
+from empirical.audit.gathered import gathered, original
 from empirical.audit.predict import places_of
 from empirical.audit.ranks import Ranks
+from empirical.audit.shards import Spans, local_part, shard_of, units
 from empirical.audit.sites import Site, check_unwrapped, is_sharded
 from empirical.readers import Reading, Slot
 from meanfield.errors import InputError
 
 T = TypeVar("T")
-LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 LARGE = 10_000_000
 """Parameters of a model that is worth the half second which Python takes to find what is held in a circle."""
 HALF = (torch.bfloat16, torch.float16)
@@ -45,18 +43,22 @@ class Sharded(Site):
         ranks: The processes.
 
     Raises:
-        InputError: If this torch has no `fully_shard`.
+        InputError: If this torch has no `fully_shard` that can leave single numbers whole.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype | None, ranks: Ranks) -> None:
         super().__init__(device, dtype)
         try:
             from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-        except ImportError as error:
+
+            complete = "ignored_params" in inspect.signature(fully_shard).parameters
+        except ImportError:
+            complete = False
+        if not complete:
             raise InputError(
-                f"torch {torch.__version__} has no torch.distributed.fsdp.fully_shard: one model on several "
-                "processes needs torch 2.7 or newer"
-            ) from error
+                f"torch {torch.__version__} has no torch.distributed.fsdp.fully_shard with ignored_params: "
+                "one model on several processes needs torch 2.7 or newer"
+            )
         self.ranks, self.fully_shard, self.kind = ranks, fully_shard, FSDPModule
         self.exact = MixedPrecisionPolicy(reduce_dtype=torch.float32)
         self.mesh = init_device_mesh(device.type, (ranks.size,))
@@ -87,7 +89,9 @@ class Sharded(Site):
         named = dict(module.named_parameters())
         if not any(map(is_sharded, named.values())):
             return
-        remedy = "call fully_shard on every layer and then on the module, or give the plain module"
+        remedy = (
+            "call fully_shard on every layer, then on the module, and do not run it; or give the plain module"
+        )
         for name, tensor in named.items():
             if not is_sharded(tensor):
                 if tensor.ndim:
@@ -120,34 +124,12 @@ class Sharded(Site):
         Returns:
             The reading, with shapes in place of indices.
         """
-        whole = self._gathered(module) if isinstance(module, self.kind) else module
         first = self.ranks.rank == 0
+        whole = gathered(module, self.kind, first) if isinstance(module, self.kind) else module
         reading = self.agree(lambda: read(whole) if first else None)
         told = None if reading is None else (_thin(reading), _parts(reading, whole))
         thin, self.parts = self.ranks.share(told)  # type: ignore[misc]
         return thin if reading is None else dataclasses.replace(thin, again=reading.again)
-
-    def _gathered(self, module: nn.Module) -> nn.Module:
-        """A plain copy on the CPU of rank 0; others help, tensor by tensor, and keep nothing."""
-        memo: dict[int, Any] = {}
-        for tensor in module.parameters():
-            if is_sharded(tensor):
-                spread: Any = tensor.detach()
-                full = spread.full_tensor()
-                if self.ranks.rank == 0:
-                    memo[id(tensor)] = nn.Parameter(full.cpu(), requires_grad=tensor.requires_grad)
-        if self.ranks.rank:
-            return module
-        sharded: list[tuple[nn.Module, type[nn.Module]]]
-        sharded = [(part, type(part)) for part in module.modules() if isinstance(part, self.kind)]
-        try:
-            for part, _ in sharded:
-                memo |= _without_hooks(part)
-                part.__class__ = _original(part)
-            return copy.deepcopy(module, memo).to("cpu")
-        finally:
-            for part, kind in sharded:
-                part.__class__ = kind
 
     def fingerprint(self, module: nn.Module, reading: Reading) -> NDArray[np.float64]:
         """Take one number for every parameter, and check that the ranks fit one another.
@@ -163,7 +145,7 @@ class Sharded(Site):
             InputError: If plain modules differ between the ranks, or shards are copies of each other.
         """
         named = dict(module.named_parameters())
-        sums = np.array([_sums(_local(tensor)) for tensor in named.values()])  # (parameters, 3)
+        sums = np.array([_sums(local_part(tensor)) for tensor in named.values()])  # (parameters, 3)
         heard = np.array(self.ranks.gather(sums))  # (ranks, parameters, 3)
         spread = np.array(list(map(is_sharded, named.values())))
         self._check_equal(list(named), heard, ~spread)
@@ -229,8 +211,20 @@ class Sharded(Site):
 
         Returns:
             The tensor.
+
+        Raises:
+            InputError: If a module that its builder has sharded was run before.
+            RuntimeError: Whatever else FSDP finds wrong.
         """
-        return self.root(work)
+        try:
+            return self.root(work)
+        except RuntimeError as error:
+            if "already been lazily initialized" not in str(error):
+                raise
+            raise InputError(
+                "build(seed) gives a sharded module that has been run already, in a part or as a whole: give "
+                "one that has not"
+            ) from error
 
     def gradients(self, module: nn.Module, loss: Tensor) -> dict[int, Tensor]:
         """Take the gradient of every parameter that a loss reaches.
@@ -263,7 +257,7 @@ class Sharded(Site):
         return dict(zip(gradients, total.tolist(), strict=True))
 
     def _local_square(self, label: str, gradient: Tensor) -> Tensor:
-        values, spans = _local(gradient).reshape(-1), self.parts.get(label)
+        values, spans = local_part(gradient).reshape(-1), self.parts.get(label)
         rows = gradient.shape[0] if gradient.ndim else 1
         start, stop = shard_of(rows, self.ranks.rank, self.ranks.size)
         if not is_sharded(gradient):
@@ -283,7 +277,7 @@ class Sharded(Site):
         Returns:
             The name of the class that it had before it was sharded.
         """
-        return (_original(module) if isinstance(module, self.kind) else type(module)).__name__
+        return (original(module) if isinstance(module, self.kind) else type(module)).__name__
 
 
 class _Root(nn.Module):
@@ -301,138 +295,10 @@ class _Root(nn.Module):
         return work()
 
 
-@dataclass(frozen=True, eq=False)
-class Spans:
-    """A set of places in a flattened tensor, as runs of neighbours.
-
-    Args:
-        starts: First place of each run, ascending.
-        stops: The place behind its last one.
-    """
-
-    starts: Tensor
-    stops: Tensor
-
-    @classmethod
-    def of(cls, index: Tensor) -> Spans:
-        """Describe places.
-
-        Args:
-            index: Distinct places, of any shape and order.
-
-        Returns:
-            The runs.
-
-        Example:
-            >>> spans = Spans.of(torch.tensor([[0, 4], [1, 5]]))
-            >>> spans.starts.tolist(), spans.stops.tolist()
-            ([0, 4], [2, 6])
-        """
-        places = index.reshape(-1).sort().values
-        breaks = torch.nonzero(places.diff() != 1).reshape(-1)
-        first, last = torch.zeros(1, dtype=breaks.dtype), torch.tensor([len(places) - 1])
-        return cls(places[torch.cat([first, breaks + 1])], places[torch.cat([breaks, last])] + 1)
-
-    def within(self, start: int, stop: int) -> Tensor:
-        """Find the places of a shard.
-
-        Args:
-            start: Where the shard starts in the flattened tensor.
-            stop: Where it stops.
-
-        Returns:
-            The places in the flattened shard.
-
-        Example:
-            >>> Spans(torch.tensor([0, 4]), torch.tensor([2, 6])).within(1, 5).tolist()
-            [0, 3]
-        """
-        starts, stops = self.starts.clamp(min=start), self.stops.clamp(max=stop)
-        lengths = (stops - starts).clamp(min=0)
-        before = lengths.cumsum(0) - lengths
-        return torch.repeat_interleave(starts - start - before, lengths) + torch.arange(int(lengths.sum()))
-
-
-def shard_of(rows: int, rank: int, size: int) -> tuple[int, int]:
-    """Say which rows a rank has: as `torch.chunk` cuts them, so that the last ranks may have fewer, or none.
-
-    Args:
-        rows: Of the tensor.
-        rank: The rank.
-        size: How many ranks there are.
-
-    Returns:
-        First row, and the row behind the last.
-
-    Example:
-        >>> [shard_of(5, rank, 4) for rank in range(4)]
-        [(0, 2), (2, 4), (4, 5), (5, 5)]
-    """
-    chunk = math.ceil(rows / size)
-    return min(rank * chunk, rows), min((rank + 1) * chunk, rows)
-
-
-def units(module: nn.Module) -> list[nn.Module]:
-    """Find the parts whose weights are gathered together: what stands in the module's outermost lists.
-
-    A part that shares a tensor with the rest of the module stays with the rest.
-
-    Args:
-        module: The module.
-
-    Returns:
-        The parts, layers for the most.
-
-    Example:
-        >>> [type(unit).__name__ for unit in units(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))]
-        ['Linear']
-    """
-    everywhere = Counter(id(tensor) for _, tensor in module.named_parameters(remove_duplicate=False))
-    found: dict[int, nn.Module] = {}
-    for part in _listed(module):
-        own = Counter(id(tensor) for _, tensor in part.named_parameters(remove_duplicate=False))
-        if own and all(everywhere[tensor] == count for tensor, count in own.items()):
-            found.setdefault(id(part), part)
-    return list(found.values())
-
-
-def _listed(module: nn.Module) -> Iterator[nn.Module]:
-    for child in module.children():
-        if isinstance(module, LISTS) and type(child).forward is not nn.Module.forward:
-            yield child  # something that is called; a list inside of a list is not
-        else:
-            yield from _listed(child)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    found: Any = tensor.detach()
-    return found.to_local() if is_sharded(tensor) else found
-
-
 def _sums(tensor: Tensor) -> tuple[float, float, float]:
     """How many entries, their sum, and that of their squares."""
     norm = torch.linalg.vector_norm(tensor, dtype=torch.float64)
     return float(tensor.numel()), float(tensor.sum(dtype=torch.float64)), float(norm) ** 2
-
-
-def _original(module: nn.Module) -> type[nn.Module]:
-    """The class under the one that `fully_shard` puts on top: it derives from (FSDPModule, the class)."""
-    return type(module).__mro__[2]
-
-
-def _without_hooks(module: nn.Module) -> dict[int, Any]:
-    """What a plain copy of a sharded module has in place of FSDP's hooks and state."""
-    hooks = [module._forward_pre_hooks, module._forward_hooks]
-    plain: dict[int, Any] = {
-        id(registered): type(registered)(
-            (key, hook)
-            for key, hook in registered.items()
-            if not hook.__module__.startswith("torch.distributed")
-        )
-        for registered in hooks
-    }
-    states = [value for key, value in vars(module).items() if key.startswith("__composable_api_state_key")]
-    return plain | {id(state): {} for state in states}
 
 
 def _thin(reading: Reading) -> Reading:

@@ -111,6 +111,17 @@ def gpt2(seed: int) -> nn.Module:
     return transformers.GPT2LMHeadModel(config)
 
 
+def gpt2_by_user(seed: int) -> nn.Module:
+    model: Any = gpt2(seed)
+    if dist.is_initialized():
+        from torch.distributed.fsdp import fully_shard
+
+        for layer in model.transformer.h:
+            fully_shard(layer)
+        fully_shard(model)
+    return model
+
+
 def llama(seed: int) -> nn.Module:
     import transformers
 
@@ -163,6 +174,7 @@ CASES = {
     "double": Case(pre, {"dtype": "float64"}),
     "double, sharded by the user": Case(by_user, {"dtype": "float64"}),
     "half": Case(pre, {"dtype": "bfloat16"}),
+    "gpt2, sharded by the user": Case(gpt2_by_user),
     "llama": Case(llama, {"loss": "cross_entropy"}, {"input_ids": IDS}),
     "t5": Case(t5, {}, {"input_ids": IDS, "decoder_input_ids": IDS[:, :4]}),
     "x-transformers": Case(x_transformer, {"loss": "cross_entropy"}),
@@ -214,6 +226,15 @@ def constant(seed: int) -> nn.Module:
     return by_user(0)
 
 
+def run_already(seed: int) -> nn.Module:
+    """Sharded, and run: FSDP has settled which module is the outermost."""
+    model: Any = by_user(seed)
+    with torch.no_grad():
+        model(IDS)
+    model.reshard()
+    return model
+
+
 def noisy(seed: int) -> nn.Module:
     """With noise in evaluation mode."""
     model: Any = pre(seed)
@@ -261,6 +282,7 @@ def faults(rank: int) -> dict[str, Callable[[], Any]]:
         "partly": lambda: run(Case(partly)),
         "copies": lambda: run(Case(copies)),
         "alone": lambda: run(Case(by_user), shard=False),
+        "run already": lambda: run(Case(run_already)),
         "noisy": lambda: run(Case(noisy)),
         "infinite": lambda: run(Case(infinite)),
         "not understood": lambda: run(Case(strange)),
