@@ -13,6 +13,7 @@ from empirical.readers import UnsupportedModuleError as UnsupportedModuleError
 from empirical.readers import read as read
 from empirical.recording import record as record
 from empirical.store import measured as measured
+from empirical.stream import stream as stream
 from empirical.weight_free import weight_free as weight_free
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "predict",
     "read",
     "record",
+    "stream",
     "token_norms",
     "weight_free",
 ]

@@ -10,16 +10,15 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from empirical.build import Architecture
-from empirical.host import fast_products, kept_memory
+from empirical.host import fast
 from empirical.measure import Measurement, measure, tabulate
 from empirical.passes import Pass, Squares
-from empirical.probe import GRADIENTS, MOMENTS, one_thread
+from empirical.probe import GRADIENTS, MOMENTS
 from empirical.setting import Conditions, Setting, conditions, seed_list
 from meanfield.checks import check_architecture
 from meanfield.errors import positive_integer
@@ -103,7 +102,7 @@ def ensemble(
     if minibatches > 1 or dtype == "bfloat16":
         settings = dataclasses.asdict(setting)
         return measure(arch, seeds=checked, ids=ids, gram=gram, padding=padding, progress=report, **settings)
-    with _fast(setting) as products:
+    with fast(setting.dtype) as products:
         run = Pass(arch, setting, fixed)
         chunks = [checked[k : k + run.at_once] for k in range(0, len(checked), run.at_once)]
         found, rest, seconds = [run(chunks[0])], chunks[1:], 0.0
@@ -124,22 +123,28 @@ def ensemble(
     if workers > 1:
         found += _shared(arch, setting, fixed, rest, workers, report)
     how = f"{run.at_once} seeds at once, {workers} process{'es' * (workers > 1)}, {products}"
-    return _measurement(arch, setting, checked, found, how)
+    return measurement(arch, setting, checked, found, how)
 
 
-def _measurement(
+def measurement(
     arch: Architecture, setting: Setting, seeds: list[int], found: list[Squares], how: str
 ) -> Measurement:
+    """Lay squared norms out as a measurement.
+
+    Args:
+        arch: The architecture.
+        setting: What was measured.
+        seeds: The seeds.
+        found: Their squared norms, block by block.
+        how: How they were measured, in words.
+
+    Returns:
+        The measurement, without hidden states.
+    """
     values = np.concatenate([part.values for part in found])  # (seeds, parameters)
     rows = np.full((*values.shape, len(GRADIENTS) + len(MOMENTS)), np.nan)
     rows[..., : len(GRADIENTS)] = np.stack([values, values, np.sqrt(values)], axis=-1)
     return Measurement(tabulate(setting.keys(arch), found[0].keys, seeds, rows), how)
-
-
-@contextmanager
-def _fast(setting: Setting) -> Iterator[str]:
-    with one_thread(), kept_memory(), fast_products(setting.dtype) as products:
-        yield products
 
 
 def _silent(seeds: int) -> None:
@@ -172,6 +177,6 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 
 
 def _some(arch: Architecture, setting: Setting, fixed: Conditions, chunks: list[list[int]]) -> list[Squares]:
-    with _fast(setting):
+    with fast(setting.dtype):
         run = Pass(arch, setting, fixed)
         return [run(chunk) for chunk in chunks]

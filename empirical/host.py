@@ -10,9 +10,25 @@ from functools import cache
 
 import torch
 
+from empirical.probe import one_thread
+
 PRODUCT_ERROR = 2e-6  # of a product in single precision; with fewer bits it would be 1e-3
 _TRIM, _MAP = -1, -3  # mallopt's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
 _LARGEST_MAP = 32 * 2**20
+
+
+@contextmanager
+def fast(dtype: str) -> Iterator[str]:
+    """Let passes run on one thread, in kept memory, with the faster products.
+
+    Args:
+        dtype: Type of the arrays.
+
+    Yields:
+        What products are computed by, in words.
+    """
+    with one_thread(), kept_memory(), fast_products(dtype) as products:
+        yield products
 
 
 @contextmanager
