@@ -45,7 +45,7 @@ def measured(
     force: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
-    """Measure as `empirical.ensemble` does, block of seeds by block, and keep every block in a folder.
+    """Measure as `empirical.measure` does, block of seeds by block, and keep every block in a folder.
 
     A block that is there is read, not measured again. A run killed at any moment leaves whole tables only.
 

@@ -120,6 +120,8 @@ class Cell:
         """
         method = METHODS[self.method]
         taken = {name: value for name, value in self.setting.items() if name in method.keywords}
+        if "workers" in method.keywords:
+            taken["workers"] = 1  # the engine shares out cells, not seeds
         return method.measure(self.arch, seeds=self.seeds, **taken).samples
 
     @cached_property

@@ -112,7 +112,7 @@ def available() -> float:
         Bytes: what the kernel calls available, or less where a control group or a limit of this process,
         which its children inherit, says so.
     """
-    limits = [*_host(), *_groups(), *_process()]
+    limits = [*_host(), *left_by_groups(), *_process()]
     return min(limits, default=float("inf"))
 
 
@@ -127,7 +127,7 @@ def _host() -> Iterator[float]:
         yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _groups(root: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> Iterator[float]:
+def left_by_groups(root: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> Iterator[float]:
     """Yield what each control group above this process leaves, of version 2 or 1."""
     with contextlib.suppress(OSError):
         for line in own.read_text().splitlines():

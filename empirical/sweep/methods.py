@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import empirical
 from empirical.measure import Measurement
+from empirical.passes import AT_ONCE, MATRIX, TOKENS
 from empirical.sweep.sizes import Sizes
 
-ENTRY = {"float64": 8, "float32": 4, "bfloat16": 2}  # bytes
+ENTRY = {"float64": 8, "float32": 4, "tf32": 4, "bfloat16": 2}  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ class Method:
         return frozenset(inspect.signature(self.measure).parameters)
 
 
-def ensemble_memory(sizes: Sizes, entry: int, minibatches: int, seeds: int) -> float:
-    """Estimate the memory of `empirical.ensemble`.
+def measure_memory(sizes: Sizes, entry: int, minibatches: int, seeds: int) -> float:
+    """Estimate the memory of `empirical.measure`.
 
         entry (2 W + 2.7 S + A),   W weights, S hidden states, A attention weights; 3 W with mini-batches
 
@@ -56,6 +57,28 @@ def ensemble_memory(sizes: Sizes, entry: int, minibatches: int, seeds: int) -> f
     """
     copies = 3 if minibatches > 1 else 2
     return entry * (copies * sizes.weights + 2.7 * sizes.states + sizes.scores)
+
+
+def ensemble_memory(sizes: Sizes, entry: int, minibatches: int, seeds: int) -> float:
+    """Estimate the memory of `empirical.ensemble`, which keeps weights and states, and no gradient.
+
+        entry n (E + 0.6 W + 1.3 S + 1.9 A),   n seeds at once, E entries of embeddings and head, W of the rest
+
+    Args:
+        sizes: What is measured.
+        entry: Bytes of a number.
+        minibatches: Mini-batches per seed; several, and half precision, are left to `empirical.measure`.
+        seeds: Seeds of the cell.
+
+    Returns:
+        Bytes above an idle process.
+    """
+    if minibatches > 1 or entry == ENTRY["bfloat16"]:
+        return measure_memory(sizes, entry, minibatches, seeds)
+    tokens = sizes.tokens * sizes.widest
+    at_once = max(1, min(seeds, AT_ONCE, MATRIX // max(sizes.largest, 1), TOKENS // max(tokens, 1)))
+    held = sizes.tables + 0.6 * (sizes.weights - sizes.tables)
+    return entry * at_once * (held + 1.3 * sizes.states + 1.9 * sizes.scores)
 
 
 def weight_free_memory(sizes: Sizes, entry: int, minibatches: int, seeds: int) -> float:
@@ -83,7 +106,7 @@ LAYER = 1e7  # a layer, beside these
 
 
 def ensemble_work(sizes: Sizes, minibatches: int) -> float:
-    """Estimate the work of a seed of `empirical.ensemble`: a draw of all weights, and three passes.
+    """Estimate the work of a seed with real weights: a draw of all of them, and three products for each.
 
     Args:
         sizes: What is measured.
@@ -118,5 +141,6 @@ def _beside(sizes: Sizes) -> float:
 
 METHODS: dict[str, Method] = {
     "ensemble": Method(empirical.ensemble, ensemble_memory, ensemble_work),
+    "measure": Method(empirical.measure, measure_memory, ensemble_work),
     "weight_free": Method(empirical.weight_free, weight_free_memory, weight_free_work),
 }

@@ -28,6 +28,7 @@ class Sizes:
 
     Args:
         weights: Entries of all parameters.
+        tables: Those of embeddings and head among them.
         products: Multiplications of a forward pass.
         states: Numbers that the ops of a forward pass give, all tokens together, attention weights left out.
         scores: Attention weights.
@@ -35,9 +36,12 @@ class Sizes:
         maps: Number of linear maps.
         layers: Number of layers.
         tokens: Tokens of all sequences of a mini-batch.
+        largest: Weights of the largest linear map.
+        widest: Size of a token where it is largest.
     """
 
     weights: int = 0
+    tables: int = 0
     products: int = 0
     states: int = 0
     scores: int = 0
@@ -45,6 +49,8 @@ class Sizes:
     maps: int = 0
     layers: int = 0
     tokens: int = 0
+    largest: int = 0
+    widest: int = 0
 
 
 def sizes(arch: Architecture, setting: Mapping[str, Any]) -> Sizes:
@@ -66,15 +72,23 @@ def sizes(arch: Architecture, setting: Mapping[str, Any]) -> Sizes:
     stacks = [arch.encoder, arch.decoder] if isinstance(arch, EncoderDecoder) else [arch]
     length = max(setting["tokens"], setting["source_tokens"] or 0)
     rows = setting["batch"] * length
-    total = dict.fromkeys((field.name for field in fields(Sizes)), 0)
+    total = {**dict.fromkeys((field.name for field in fields(Sizes)), 0), "tokens": rows}
     for stack in stacks:
         for op, times in _ops(stack, setting["loss"]):
             for name, value in _counts(op, rows, length, stack.width).items():
                 total[name] += times * value
+            if isinstance(op, Linear):
+                total["largest"] = max(total["largest"], op.d_in * op.d_out)
+                total["widest"] = max(total["widest"], op.d_in, op.d_out)
         for table in (stack.embedding, stack.position, stack.segment):
-            total["weights"] += 0 if table is None else table.vocab * table.width
+            total["tables"] += 0 if table is None else table.vocab * table.width
+        if stack.head is not None:
+            head = stack.head.linear.d_in * stack.head.linear.d_out
+            total["tables"] += 0 if stack.head.tied else head
+            total["weights"] -= head if setting["loss"] in READ_THE_HEAD else 0  # counted among the maps
         total["layers"] += stack.depth
-    return Sizes(**{**total, "tokens": rows})
+    total["weights"] += total["tables"]
+    return Sizes(**total)
 
 
 def _counts(op: Op, rows: int, length: int, width: int) -> dict[str, int]:
@@ -110,5 +124,5 @@ def _ops(stack: Transformer, loss: str) -> Iterator[tuple[Op, int]]:
     for part in (stack.entry, stack.final_norm):
         for op in walk(part) if part is not None else ():
             yield op, 1
-    if stack.head is not None and (loss in READ_THE_HEAD or not stack.head.tied):
+    if stack.head is not None and loss in READ_THE_HEAD:
         yield stack.head.linear, 1

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import meanfield as mf
-from empirical import Measurement, ensemble, measured, store
+from empirical import Measurement, measure, measured, store
 from meanfield.errors import InputError
 
 ARCH = mf.paper_post_ln(width=16, depth=2)
@@ -42,7 +42,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
     def noted(arch: Any, *, seeds: list[int], **options: Any) -> Any:
         blocks.append(seeds)
-        return ensemble(arch, seeds=seeds, **options)
+        return measure(arch, seeds=seeds, **options)
 
     monkeypatch.setattr("empirical.store.measure", noted)
     return blocks
@@ -51,7 +51,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 def test_tables_equal_the_measurement_and_are_read_the_second_time(
     tmp_path: Path, measuring: list[list[int]]
 ) -> None:
-    direct = ensemble(ARCH, tokens=3, seeds=SEEDS).samples
+    direct = measure(ARCH, tokens=3, seeds=SEEDS).samples
     counts: list[int] = []
     table = measure_into(tmp_path)
     assert equal(table, direct)

@@ -16,7 +16,7 @@ from empirical import store, tables
 from empirical.sweep import collect, run
 from empirical.sweep.folder import MANIFEST, SCHEMA, Folder
 from empirical.sweep.grid import grid
-from empirical.sweep.outcome import attempt
+from empirical.sweep.outcome import Outcome, attempt
 from meanfield.errors import InputError
 from tests.empirical.sweep.cases import SMALL, count, same
 
@@ -180,7 +180,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_really_fills_up(small_disk: Path) -> None:
     wanted = {**SMALL, "width": [8, 16], "depth": [1, 2, 4]}
     opened = Folder.open(small_disk)
-    outcomes = []
+    outcomes: list[Outcome] = []
     while not outcomes or not outcomes[-1].full:
         outcomes.append(attempt(grid(wanted).cells[len(outcomes)], opened.path))
     assert "No space left on device" in str(outcomes[-1].error)

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-import empirical.sweep.local
 from empirical.sweep import run
 from empirical.sweep.cell import Cell
 from empirical.sweep.folder import FAILED
@@ -79,7 +78,7 @@ def test_a_cell_that_kills_its_workers_is_given_up_and_others_are_not(
 
 
 def test_workers_that_do_not_start_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(empirical.sweep.local.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(InputError, match="end before they are ready, the last one ended with exit status 1"):
         list(local(grid(SMALL).cells, tmp_path, workers=1))
 
