@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,12 +14,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name for it)
 from numpy.typing import NDArray
 
-from empirical.device import torch_device, torch_dtype
+from empirical.device import stored, torch_device, torch_dtype
 from empirical.draws import fill
 from meanfield.ops import Draw
-from meanfield.random import fill_normal, stream
+from meanfield.random import fill_normal, name, stream
 from meanfield.weight_free import Backend
-from meanfield.weight_free.backend import Array, Streams, generator
+from meanfield.weight_free.backend import Array, Streams
 
 _ATEN = torch.ops.aten
 FUSED: Mapping[str, tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]] = {
@@ -31,33 +34,75 @@ FUSED: Mapping[str, tuple[Callable[[Array], Array], Callable[[Array, Array], Arr
 """Activations that torch evaluates in one pass, with their gradients."""
 
 
+WORTH_A_CALL = 2**20
+"""Numbers that a device draws at a time: tensors of several seeds, where one is smaller."""
+MOST = 4096  # seeds at once on a device, which has enough to do then
+SHARE = 0.6  # of free memory that they are planned to take
+EXHAUSTED = ("not enough memory", "out of memory", "ALLOC_FAILED")
+"""How torch says that memory has ended where no type does; the last by CUDA's libraries."""
+
+
 class TorchBackend(Backend):
     """Torch arrays on a device, with random numbers drawn there.
 
     Args:
-        dtype: ``"float32"`` or ``"float64"``.
+        dtype: ``"float32"`` or ``"float64"``, or ``"tf32"`` on CUDA, whose products the caller has to ask for
+            (`empirical.device.device_products`).
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
     """
 
     xp = array_api_compat.torch
     fused = FUSED
+    remote = False
+    """Whether arrays lie where numpy does not reach; torch draws there, and nobody waits."""
 
     def __init__(self, dtype: str, device: str) -> None:
-        super().__init__(dtype)
         self.device = torch_device(device)
+        super().__init__(stored(dtype, self.device))
         self.host_dtype = self.dtype
-        self.dtype = torch_dtype(dtype, self.device)
+        self.dtype = torch_dtype(str(self.host_dtype), self.device)
         if self.device.type != "cpu":
-            self.entries = 2**24  # a device wants many seeds at once
-            self.ahead, self.looks = 2**20, False  # few calls, and none that waits
-            self.generator = torch.Generator(self.device)
+            self.go_remote()
+
+    def go_remote(self) -> None:
+        """Draw where the arrays are, do many seeds at once, and wait for none of them."""
+        self.remote, self.looks = True, False
+        self.entries, self.ahead = 2**24, 2**20
+
+    def generator(self, key: int) -> torch.Generator:
+        """Open a stream of random numbers of the device."""
+        return torch.Generator(self.device).manual_seed(key)
 
     def streams(self, seeds: Sequence[int]) -> Streams:
         """Open one stream for each seed, of numpy on the host and of torch on a device."""
-        if self.device.type == "cpu":
+        if not self.remote:
             return super().streams(seeds)
-        keys = [int(generator(seed, self.device.type).integers(2**63)) for seed in seeds]
-        return Streams(self, [torch.Generator(self.device).manual_seed(key) for key in keys])
+        return Streams(self, [self.generator(device_key(seed, "weight_free")) for seed in seeds])
+
+    def together(self, largest: int, kept: int) -> int:
+        """Choose how many seeds run at once: on CUDA as many as a part of its free memory holds."""
+        free = self.free()
+        if free is None:
+            return super().together(largest, kept)
+        numbers = kept + 2 * self.ahead
+        return max(1, min(MOST, int(SHARE * free / (self.host_dtype.itemsize * numbers))))
+
+    def free(self) -> int | None:
+        """Count the bytes that are free on the device; None where nobody says, or on the host."""
+        if self.device.type != "cuda":
+            return None
+        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return torch.cuda.mem_get_info(self.device)[0] + unused
+
+    def out_of_memory(self, error: Exception) -> bool:
+        """Tell whether an error means that memory has ended; on the host torch says so in words alone."""
+        own = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        return own or any(words in str(error) for words in EXHAUSTED)
+
+    def release(self) -> None:
+        """Give memory that torch has kept for later back to the device."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def empty(self, shape: tuple[int, ...]) -> Array:
         """Make room for numbers on the device."""
@@ -69,7 +114,7 @@ class TorchBackend(Backend):
 
     def fill(self, generators: list[Any], out: Array) -> None:
         """Fill rows (seeds, numbers) with standard normals, each from its own generator."""
-        if self.device.type == "cpu":
+        if not self.remote:
             fill_normal(generators, out.numpy())
             return
         for each, row in zip(generators, out, strict=True):
@@ -77,7 +122,7 @@ class TorchBackend(Backend):
 
     def uniform(self, generators: list[Any], shape: tuple[int, ...]) -> Array:
         """Draw uniform numbers in [0, 1) of shape (seeds, *shape)."""
-        if self.device.type == "cpu":
+        if not self.remote:
             return torch.from_numpy(
                 np.stack([each.random(shape, dtype=self.host_dtype) for each in generators])
             )
@@ -91,7 +136,9 @@ class TorchBackend(Backend):
     ) -> Array:
         """Draw one tensor for each seed, each from the stream of the seed and the purpose.
 
-        On the host it is what `empirical.build` draws; a device draws for itself, from the same law.
+        On the host it is what `empirical.build` draws; a device draws for itself, from the same law. Tensors
+        that are not worth a call of their own are drawn in blocks: those of seeds k m, ..., k m + m - 1 are
+        one stream's, where m depends on the shape alone; so a seed gets the same in any company.
 
         Args:
             seeds: The seeds.
@@ -104,21 +151,34 @@ class TorchBackend(Backend):
             The tensors, (seeds, *shape).
         """
         out = self.empty((len(seeds), *shape)) if out is None else out
-        if self.device.type == "cpu":
+        if not self.remote:
             for seed, row in zip(seeds, out.numpy(), strict=True):
                 fill(stream(seed, purpose), law, row)
             return out
-        deviation = float(law.variance) ** 0.5
-        if not deviation:
+        if not law.variance:
             return out.fill_(float(law.mean))
-        for seed, row in zip(seeds, out, strict=True):
-            own = self.generator.manual_seed(int(stream(seed, purpose).integers(2**63)))
-            if law.law == "normal":
-                row.normal_(float(law.mean), deviation, generator=own)
-            else:
-                half = 3**0.5 * deviation
-                row.uniform_(float(law.mean) - half, float(law.mean) + half, generator=own)
+        together = max(1, WORTH_A_CALL // math.prod(shape))
+        start = 0
+        for block, members in itertools.groupby(seeds, lambda seed: seed // together):
+            places = [seed % together for seed in members]
+            rows = out[start : start + len(places)]
+            whole = places == list(range(together))
+            drawn = rows if whole else self.empty((together, *shape))
+            self._draw(self.generator(device_key(block, purpose)), law, drawn)
+            if not whole:
+                for row, place in zip(rows, places, strict=True):
+                    row.copy_(drawn[place])
+            start += len(places)
         return out
+
+    @staticmethod
+    def _draw(generator: torch.Generator, law: Draw, out: Array) -> None:
+        mean, deviation = float(law.mean), float(law.variance) ** 0.5
+        if law.law == "normal":
+            out.normal_(mean, deviation, generator=generator)
+        else:
+            half = 3**0.5 * deviation
+            out.uniform_(mean - half, mean + half, generator=generator)
 
     def matmul(self, a: Array, b: Array) -> Array:
         """Multiply stacks of matrices (seeds, ., .); a single one goes the faster way of plain matrices."""
@@ -126,8 +186,9 @@ class TorchBackend(Backend):
 
     def asarray(self, values: NDArray[Any]) -> Array:
         """Bring host values to the device; floating-point values take the backend's type."""
-        tensor = torch.from_numpy(np.array(values))
-        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+        own = np.array(values, self.host_dtype if values.dtype.kind == "f" else None)
+        # CUDA has taken the values before it returns, MPS may read them when they are gone
+        return torch.from_numpy(own).to(self.device, non_blocking=self.device.type != "mps")
 
     def host(self, values: Array) -> NDArray[np.float64]:
         """Bring values to the host in double precision."""
@@ -194,3 +255,28 @@ class TorchBackend(Backend):
         """Factorise each matrix of a stack; NaN where one is not positive definite."""
         lower, fault = torch.linalg.cholesky_ex(gram)
         return torch.where(fault[:, None, None] == 0, lower, torch.nan)
+
+    def inverse(self, lower: Array) -> Array:
+        """Invert each lower triangular matrix of a stack; on a device by a call that does not look at it."""
+        if not self.remote:
+            return torch.linalg.inv(lower)
+        unit = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+        return torch.linalg.solve_triangular(lower, unit, upper=False)
+
+
+def device_key(seed: int, purpose: str) -> int:
+    """Find the key of a device's stream, apart from those of the host.
+
+    Args:
+        seed: A seed, or the number of a block of them.
+        purpose: What is drawn.
+
+    Returns:
+        63 bits.
+
+    Example:
+        >>> device_key(0, "input0") == device_key(0, "input0"), device_key(0, "a") == device_key(1, "a")
+        (True, False)
+    """
+    digest = hashlib.blake2b(name(seed, purpose), digest_size=8, person=b"device").digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ from meanfield.weight_free.run import Rows, Run, part
 GRAM_PRICE = (
     1.4  # of a multiplication in a Gram matrix, in those of the larger product of tokens and gradients
 )
+
+STANDARD = Draw(1)
+SHARES = Draw(Fraction(1, 12), "uniform", Fraction(1, 2))  # in [0, 1)
 
 
 @dataclass(slots=True)
@@ -55,6 +59,8 @@ class Dense(Run):
 
     def noise(self, name: str, *shape: int) -> Array:
         """Draw inputs, or targets of the real tokens, from the seed's own stream (seeds, *shape)."""
+        if self.backend.remote:
+            return self.backend.tensor(self.numbers, name, STANDARD, shape)
         real = None if self.feed.real is None or name != "target" else self.feed.real.reshape(-1)
         rows = shape[0] if real is None else int(real.sum())
         drawn = np.empty((self.seeds, rows, *shape[1:]), self.backend.host_dtype)
@@ -69,6 +75,9 @@ class Dense(Run):
         """Draw the mask of the next dropout, (seeds, *shape): 0 at a rate, else 1/(1 - rate)."""
         name = f"dropout{self.masks_drawn}"
         self.masks_drawn += 1
+        if self.backend.remote:
+            drawn = self.backend.tensor(self.numbers, name, SHARES, shape) >= rate
+            return drawn.to(self.backend.dtype) / (1 - rate)
         kept = [stream(seed, name).random(shape, dtype=np.float32) >= rate for seed in self.numbers]
         return self.backend.asarray(np.stack(kept).astype(np.float64)) / (1 - rate)
 

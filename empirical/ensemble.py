@@ -102,24 +102,22 @@ def ensemble(
     if minibatches > 1 or dtype == "bfloat16":
         settings = dataclasses.asdict(setting)
         return measure(arch, seeds=checked, ids=ids, gram=gram, padding=padding, progress=report, **settings)
-    with fast(setting.dtype) as products:
+    with fast(setting.dtype, setting.device) as products:
         run = Pass(arch, setting, fixed)
         chunks = [checked[k : k + run.at_once] for k in range(0, len(checked), run.at_once)]
-        found, rest, seconds = [run(chunks[0])], chunks[1:], 0.0
-        report(len(chunks[0]))
+        if not run.backend.looks and workers in (None, 1):
+            chunks = [checked]  # a device is waited for once
+        found, rest, seconds = [run(chunks[0], report)], chunks[1:], 0.0
         if rest:  # the first pass is slower than the others
             start = time.perf_counter()
-            found.append(run(rest[0]))
-            report(len(rest[0]))
+            found.append(run(rest[0], report))
             rest, seconds = rest[1:], time.perf_counter() - start
         if workers is None:
             worth = setting.device == "cpu" and seconds * len(rest) > WORTH_WORKERS
             workers = len(os.sched_getaffinity(0)) if worth else 1
         workers = min(workers, len(rest) or 1)
         if workers == 1:
-            for chunk in rest:
-                found.append(run(chunk))
-                report(len(chunk))
+            found += [run(chunk, report) for chunk in rest]
     if workers > 1:
         found += _shared(arch, setting, fixed, rest, workers, report)
     how = f"{run.at_once} seeds at once, {workers} process{'es' * (workers > 1)}, {products}"
@@ -177,6 +175,6 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 
 
 def _some(arch: Architecture, setting: Setting, fixed: Conditions, chunks: list[list[int]]) -> list[Squares]:
-    with fast(setting.dtype):
+    with fast(setting.dtype, setting.device):
         run = Pass(arch, setting, fixed)
         return [run(chunk) for chunk in chunks]

@@ -10,6 +10,7 @@ from functools import cache
 
 import torch
 
+from empirical.device import device_products
 from empirical.probe import one_thread
 
 PRODUCT_ERROR = 2e-6  # of a product in single precision; with fewer bits it would be 1e-3
@@ -18,16 +19,18 @@ _LARGEST_MAP = 32 * 2**20
 
 
 @contextmanager
-def fast(dtype: str) -> Iterator[str]:
+def fast(dtype: str, device: str = "cpu") -> Iterator[str]:
     """Let passes run on one thread, in kept memory, with the faster products.
 
     Args:
-        dtype: Type of the arrays.
+        dtype: Type of the arrays, or ``"tf32"``.
+        device: Where they are; away from the host products are as precise as the type, see `device_products`.
 
     Yields:
         What products are computed by, in words.
     """
-    with one_thread(), kept_memory(), fast_products(dtype) as products:
+    own = fast_products(dtype) if device == "cpu" else device_products(dtype)
+    with one_thread(), kept_memory(), own as products:
         yield products
 
 

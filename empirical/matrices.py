@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from empirical.backend import TorchBackend
 from meanfield.ops import Draw
-from meanfield.random import SHORT, bits, fill_integers, name, uniform_step
+from meanfield.random import brief_bits, fill_integers, uniform_step
 from meanfield.weight_free.backend import Array
 from meanfield.weight_free.forward import times
 
@@ -75,7 +75,7 @@ class Matrices:
 
     def __init__(self, backend: TorchBackend) -> None:
         self.backend = backend
-        self._host = backend.device.type == "cpu"
+        self._host = not backend.remote
         self._kept, self._laid_out = Room(), Room()
 
     def clear(self) -> None:
@@ -98,7 +98,7 @@ class Matrices:
             What the products take.
         """
         size = math.prod(shape)
-        compact = compact and self._host and self.backend.host_dtype == np.float32 and size >= SHORT
+        compact = compact and self._host and self.backend.host_dtype == np.float32
         if not compact or law.law != "uniform" or law.mean or not law.variance:
             room = self._kept.take((len(seeds), *shape), self.backend.host_dtype) if self._host else None
             out = self.backend.empty((len(seeds), *shape)) if room is None else torch.from_numpy(room)
@@ -106,7 +106,7 @@ class Matrices:
         words = -(-size // 4)
         drawn = self._kept.take((len(seeds), words), np.uint64)
         for seed, row in zip(seeds, drawn, strict=True):
-            fill_integers(bits(name(seed, purpose)), row)
+            fill_integers(brief_bits(seed, purpose), row)
         integers = drawn.view(np.int16)[:, :size].reshape(len(seeds), *shape)
         return Matrix(torch.from_numpy(integers), float(uniform_step(float(law.variance) ** 0.5)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ from meanfield import ops
 from meanfield.errors import InputError
 from meanfield.moments.loss import Loss
 from meanfield.random import stream
+from meanfield.weight_free.blocks import Numbers, in_blocks
+from meanfield.weight_free.room import numbers_kept
 from meanfield.weight_free.run import Feed
 from meanfield.weight_free.sample import check_range
 from meanfield.weight_free.stack import Data, squares
@@ -25,7 +28,6 @@ from meanfield.weight_free.stack import Data, squares
 MATRIX = 2**21  # numbers of the largest matrix, of all seeds that run at once: they share a cache
 TOKENS = 2**19  # the same of the widest tokens
 AT_ONCE = 32
-ON_DEVICE = 64  # times as many on a device, which is not waited for
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,19 +71,31 @@ class Pass:
         self.backend = TorchBackend(setting.dtype, setting.device)
         self.matrices = Matrices(self.backend)
         self.at_once = self._at_once()
+        self.keys: list[ops.ParameterKey] = []
 
     def _at_once(self) -> int:
         maps = [op for stack in self.stacks for op in _maps(stack, self.setting.loss)]
         largest = max((op.d_in * op.d_out for op in maps), default=1)
         widest = max([op.d_out for op in maps] + [stack.width for stack in self.stacks])
+        if self.backend.remote:
+            head = self.setting.loss in READ_THE_HEAD
+            rows = [self.setting.batch * length for length in self.lengths]
+            kept = sum(
+                numbers_kept(stack, own, length, head=head)
+                for stack, own, length in zip(self.stacks, rows, self.lengths, strict=True)
+            )
+            weights = sum(run.times * _weights(run.block) for stack in self.stacks for run in stack.layers)
+            return self.backend.together(max(largest, max(rows) * widest), kept + weights + 2 * largest)
         room = min(MATRIX // largest, TOKENS // (self.setting.batch * max(self.lengths) * widest), AT_ONCE)
-        return max(1, room) * (1 if self.setting.device == "cpu" else ON_DEVICE)
+        return max(1, room)
 
-    def __call__(self, seeds: list[int]) -> Squares:
-        """Measure some seeds at once; where memory ends, half of them at a time.
+    def __call__(self, seeds: list[int], report: Callable[[int], None] = lambda _: None) -> Squares:
+        """Measure seeds, as many at once as is good; where memory ends, half of them at a time.
 
         Args:
             seeds: The seeds.
+            report: Called with the number of seeds finished since the last call; on a device, of those that
+                are under way.
 
         Returns:
             Their squared gradient norms.
@@ -90,28 +104,23 @@ class Pass:
             InputError: If a gradient is not finite, too small for its type, or a seed alone needs too much
                 memory.
         """
-        found = self._or_halves(seeds)
-        check_range({key: found.values[:, k] for k, key in enumerate(found.keys)}, seeds, self.backend)
-        return found
+        values = in_blocks(
+            self._numbers, seeds, self.at_once, self.backend, self.arch.name, self._check, report
+        )
+        return Squares(self.keys, values)
 
-    def _or_halves(self, seeds: list[int]) -> Squares:
-        """Measure some seeds at once, or half of them at a time; later blocks are no larger."""
+    def _check(self, values: NDArray[np.float64], seeds: list[int]) -> None:
+        check_range(dict(zip(self.keys, values.T, strict=True)), seeds, self.backend)
+
+    def _numbers(self, seeds: list[int], looks: bool) -> Numbers:
         try:
-            return self._measure(seeds)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_memory(error):
-                raise
-            if len(seeds) == 1:
-                raise InputError(
-                    f"{self.arch.name} at seed={seeds[0]} needs more memory than there is: give fewer "
-                    "tokens, or use empirical.stream"
-                ) from error
-        self.matrices = Matrices(self.backend)  # the other one holds what the pass has drawn
-        self.at_once = len(seeds) // 2
-        parts = [self._or_halves(half) for half in (seeds[: self.at_once], seeds[self.at_once :])]
-        return Squares(parts[0].keys, np.concatenate([part.values for part in parts]))
+            return Numbers(self._measure(seeds))
+        except (MemoryError, RuntimeError):
+            self.matrices = Matrices(self.backend)  # the other one holds what the pass has drawn
+            self.at_once = max(1, len(seeds) // 2)
+            raise
 
-    def _measure(self, seeds: list[int]) -> Squares:
+    def _measure(self, seeds: list[int]) -> torch.Tensor:
         data = self._data(seeds)
         self.matrices.clear()
         run = self.run(
@@ -124,9 +133,8 @@ class Pass:
         )
         with torch.no_grad():
             squares(self.arch, data, run)
-        keys = list(reversed(run.squares))
-        values = self.backend.host(torch.stack([run.squares[key].expand(len(seeds)) for key in keys], 1))
-        return Squares(keys, values)
+        self.keys = list(reversed(run.squares))
+        return torch.stack([run.squares[key].expand(len(seeds)) for key in self.keys], 1)
 
     def _data(self, seeds: list[int]) -> Data:
         """Ids and labels, each from the stream that `empirical.measure` reads them from."""
@@ -168,6 +176,5 @@ def _maps(stack: ops.Transformer, loss: str) -> list[ops.Linear]:
     return maps
 
 
-def _is_memory(error: Exception) -> bool:
-    """Tell whether memory has ended; on the host torch says so in words alone."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
+def _weights(block: ops.Op) -> int:
+    return sum(op.d_in * op.d_out for op in ops.walk(block) if isinstance(op, ops.Linear))

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from empirical.build import Architecture
-from empirical.device import torch_device, torch_dtype
+from empirical.device import stored, torch_device
 from empirical.draws import seed_number
 from empirical.losses import LOSSES
 from meanfield import ops
@@ -36,7 +36,7 @@ class Setting:
         minibatches: Mini-batches per seed, all on the same weights.
         label_smoothing: For cross entropy, in [0, 1).
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        dtype: ``"float32"``, ``"float64"`` or ``"bfloat16"``.
+        dtype: ``"float32"``, ``"float64"``, ``"bfloat16"``, or ``"tf32"`` on CUDA.
         source_tokens: Tokens in a source sequence of an encoder-decoder; as many as in the target if None.
 
     Raises:
@@ -68,7 +68,7 @@ class Setting:
                 "give 0, or loss='cross_entropy'"
             )
         object.__setattr__(self, "device", torch_device(self.device).type)
-        torch_dtype(self.dtype, torch.device(self.device))
+        stored(self.dtype, torch.device(self.device))
 
     def keys(self, arch: Architecture) -> dict[str, str | int]:
         """Name the setting: one value for each of the key columns that all rows share.

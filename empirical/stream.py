@@ -75,7 +75,7 @@ def stream(
     checked, arch = seed_list(seeds), check_architecture(arch)
     fixed = conditions(arch, setting, ids=ids, gram=gram, padding=padding)
     found = []
-    with fast(setting.dtype) as products:
+    with fast(setting.dtype, setting.device) as products:
         run = Pass(arch, setting, fixed, Streamed)
         for seed in checked:
             found.append(run([seed]))

@@ -86,6 +86,25 @@ class Backend:
         self.tiny = float(np.finfo(dtype).tiny) / self.eps  # the least square that keeps its digits
         self.ahead = 2**14 if dtype == "float32" else 0  # numbers drawn ahead: many at once are faster
 
+    def together(self, largest: int, kept: int) -> int:
+        """Choose how many seeds run at once.
+
+        Args:
+            largest: Numbers of the largest array of one seed.
+            kept: Numbers that one seed has in memory where it turns back; see `room.numbers_kept`.
+
+        Returns:
+            At least 1; on the host as many as share a processor's cache.
+        """
+        return max(1, self.entries // largest)
+
+    def out_of_memory(self, error: Exception) -> bool:
+        """Tell whether an error means that memory has ended."""
+        return isinstance(error, MemoryError)
+
+    def release(self) -> None:
+        """Give memory back that is kept for later."""
+
     def streams(self, seeds: Sequence[int]) -> Streams:
         """Open one stream of random numbers for each seed."""
         return Streams(self, [generator(seed) for seed in seeds])
@@ -188,6 +207,10 @@ class Backend:
     def cholesky(self, gram: Array) -> Array:
         """Factorise each matrix of a stack; NaN where one is not positive definite."""
         return _each_cholesky(np.linalg.cholesky, gram)
+
+    def inverse(self, lower: Array) -> Array:
+        """Invert each lower triangular matrix of a stack."""
+        return self.xp.linalg.inv(lower)
 
 
 def generator(seed: int, purpose: str = "normal") -> np.random.Generator:

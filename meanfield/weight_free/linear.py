@@ -45,25 +45,33 @@ class Projected:
 
 def span(x: Array, run: WeightFree) -> Span:
     """Factorise token rows (seeds, T, d) for the maps that read them."""
-    xp = run.xp
+    xp, (tokens, size) = run.xp, x.shape[1:]
     gram = run.backend.matmul(x, xp.matrix_transpose(x))
-    lower, sound = _cholesky(gram, x.shape[-1], run)
-    if xp.all(sound):
-        return Span(gram, lower, run.backend.matmul(xp.linalg.inv(lower), x))
+    if tokens >= size:  # they span all of the space, and need no other basis
+        return Span(gram, x, xp.broadcast_to(_unit(size, run), (x.shape[0], size, size)))
+    lower, sound = _cholesky(gram, run)
+    if not run.looks:
+        run.doubt(sound)
+    if not run.looks or xp.all(sound):
+        return Span(gram, lower, run.backend.matmul(run.backend.inverse(lower), x))
     q, r = xp.linalg.qr(xp.matrix_transpose(x), mode="reduced")
     rows, basis = xp.matrix_transpose(r), xp.matrix_transpose(q)
     if xp.any(sound):  # each seed goes its own way, whatever the others do
-        unit = run.backend.asarray(np.eye(lower.shape[-1]))
-        basis = xp.where(sound, xp.linalg.inv(xp.where(sound, lower, unit)) @ x, basis)
+        basis = xp.where(sound, run.backend.inverse(xp.where(sound, lower, _unit(tokens, run))) @ x, basis)
         rows = xp.where(sound, lower, rows)
     return Span(gram, rows, basis)
 
 
-def _cholesky(gram: Array, size: int, run: WeightFree) -> tuple[Array, Array]:
+def _unit(size: int, run: WeightFree) -> Array:
+    key = ("unit", size)
+    if key not in run.masks:
+        run.masks[key] = run.backend.asarray(np.eye(size))
+    return run.masks[key]
+
+
+def _cholesky(gram: Array, run: WeightFree) -> tuple[Array, Array]:
     """Cholesky factor, and for which seeds (seeds, 1, 1) it is as accurate as the root of the precision."""
     xp = run.xp
-    if gram.shape[-1] > size:  # more tokens than coordinates
-        return gram, xp.zeros_like(gram[:, :1, :1], dtype=xp.bool)
     lower = run.backend.cholesky(gram)
     pivots = xp.linalg.diagonal(lower) ** 2
     sound = pivots > run.backend.eps**0.5 * xp.linalg.diagonal(gram)  # (seeds, T); False for NaN
@@ -73,11 +81,18 @@ def _cholesky(gram: Array, size: int, run: WeightFree) -> tuple[Array, Array]:
 def _root(gram: Array, maps: dict[str, Linear], gradients: dict[str, Array], run: WeightFree) -> Array:
     """Any D with D D^T = gram, which is that of the gradients, each times its map's deviation."""
     xp = run.xp
-    lower, sound = _cholesky(gram, sum(op.d_out for op in maps.values()), run)
-    if xp.all(sound):
+
+    def rows() -> Array:
+        return xp.concat([_deviation(op) * gradients[name] for name, op in maps.items()], axis=-1)
+
+    if gram.shape[-1] >= sum(op.d_out for op in maps.values()):
+        return rows()
+    lower, sound = _cholesky(gram, run)
+    if not run.looks:
+        run.doubt(sound)
+    if not run.looks or xp.all(sound):
         return lower
-    rows = xp.concat([_deviation(op) * gradients[name] for name, op in maps.items()], axis=-1)
-    _, r = xp.linalg.qr(xp.matrix_transpose(rows), mode="reduced")
+    _, r = xp.linalg.qr(xp.matrix_transpose(rows()), mode="reduced")
     upper = xp.matrix_transpose(r)
     return xp.where(sound, lower, upper) if xp.any(sound) else upper
 
@@ -131,8 +146,8 @@ def project_back(
         squares[name] = xp.sum(tokens.gram * of_map, axis=(1, 2))
         gram = gram + deviation**2 * of_map
         known = known + deviation * product(g, xp.matrix_transpose(saved.normals[name]))
-    if tokens.basis.shape[-2] == tokens.basis.shape[-1]:  # as many tokens as coordinates: all of W is known
-        return product(known, tokens.basis), squares
+    if tokens.basis.shape[-2] == tokens.basis.shape[-1]:  # the basis is that of the space: all of W is known
+        return known, squares
     root = _root(gram, saved.maps, gradients, run)
     free = product(root, run.normal(root.shape[-1], tokens.basis.shape[-1]))
     known = known - product(free, xp.matrix_transpose(tokens.basis))

@@ -17,9 +17,19 @@ class WeightFree(Run):
 
     Args:
         streams: One stream for each seed.
+        looks: Whether the host looks at factors, and helps those that are inaccurate; where it must not wait
+            for them they are marked.
+        doubtful: For which seeds a factor was inaccurate, (seeds,); their numbers are void.
     """
 
     streams: Streams
+    looks: bool = True
+    doubtful: Array | None = None
+
+    def doubt(self, sound: Array) -> None:
+        """Mark the seeds whose factors (seeds, 1, 1) are not sound."""
+        unsound = ~sound[:, 0, 0]
+        self.doubtful = unsound if self.doubtful is None else self.doubtful | unsound
 
     def normal(self, *shape: int) -> Array:
         """Draw standard normals (seeds, *shape)."""

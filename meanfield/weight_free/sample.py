@@ -16,7 +16,9 @@ from meanfield.moments.inputs import Input
 from meanfield.moments.loss import Loss
 from meanfield.threads import one_thread
 from meanfield.weight_free.backend import Backend, generator
+from meanfield.weight_free.blocks import Numbers, in_blocks
 from meanfield.weight_free.matrices import WeightFree
+from meanfield.weight_free.room import numbers_kept
 from meanfield.weight_free.run import Feed
 from meanfield.weight_free.stack import Data, squares
 
@@ -68,13 +70,15 @@ def sample(
         fixed: Whether the vectors are the same in every initialisation, so that gram is exactly theirs.
         dtype: ``"float32"`` or ``"float64"``.
         backend: Where to compute; numpy by default, with this dtype.
-        progress: Called with the number of seeds finished since the last call.
+        progress: Called with the number of seeds finished since the last call; on a device, of those that are
+            under way.
 
     Returns:
         Parameter -> array of one number per seed.
 
     Raises:
-        InputError: If the setting makes no sense, or a gradient is not finite.
+        InputError: If the setting makes no sense, one seed needs more memory than there is, or a gradient is
+            not finite.
         MissingRuleError: If the sampler has no rule for a part of the architecture.
         UnknownNameError: If the loss has another name.
 
@@ -114,20 +118,30 @@ def sample(
     roots = [_root(each.input, batch, each.tokens) if each.stack.embedding is None else None for each in fed]
     where = Backend(dtype) if backend is None else backend
     ordered = _check_seeds(seeds)
-    longest = max(each.tokens for each in fed)
-    together = max(1, where.entries // (batch * longest * max(_widest(each.stack) for each in fed)))
-    found: list[dict[ops.ParameterKey, NDArray[np.float64]]] = []
-    for start in range(0, len(ordered), together):
-        chunk = ordered[start : start + together]
-        data = _data(fed, chunk, batch, target, roots, fixed)
-        run = WeightFree(where, len(chunk), batch, data.feeds[0], streams=where.streams(chunk))
+    rows = [batch * each.tokens for each in fed]
+    together = where.together(
+        max(rows) * max(_widest(each.stack) for each in fed),
+        sum(
+            numbers_kept(each.stack, own, each.tokens, head=loss == "cross_entropy")
+            for each, own in zip(fed, rows, strict=True)
+        ),
+    )
+    keys: list[ops.ParameterKey] = []
+
+    def work(some: list[int], looks: bool) -> Numbers:
+        data = _data(fed, some, batch, target, roots, fixed)
+        run = WeightFree(where, len(some), batch, data.feeds[0], streams=where.streams(some), looks=looks)
         with np.errstate(all="ignore"), one_thread():  # what is beyond the type is refused below
             squares(arch, data, run)
-        found.append({key: where.host(run.squares[key]) for key in reversed(run.squares)})
-        check_range(found[-1], chunk, where)
-        if progress is not None:
-            progress(len(chunk))
-    return {key: np.concatenate([part[key] for part in found]) for key in found[0]}
+        keys[:] = reversed(run.squares)
+        return Numbers(where.xp.stack([run.squares[key] for key in keys], axis=1), run.doubtful)
+
+    def check(values: NDArray[np.float64], some: list[int]) -> None:
+        check_range(dict(zip(keys, values.T, strict=True)), some, where)
+
+    report = progress if progress is not None else lambda _: None
+    values = in_blocks(work, ordered, together, where, arch.name, check, report)
+    return dict(zip(keys, np.ascontiguousarray(values.T), strict=True))
 
 
 def _check_seeds(seeds: Iterable[int]) -> list[int]:
