@@ -65,7 +65,7 @@ def start(folder: Path, size: int, names: list[str]) -> list[dict[str, Any]]:
         for rank in range(size)
     ]
     try:
-        told = [process.communicate(timeout=180)[0] for process in processes]
+        told = [process.communicate(timeout=300)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -160,7 +160,7 @@ def test_torchrun_starts_the_command_and_the_first_process_writes(tmp_path: Path
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
 
