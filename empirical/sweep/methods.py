@@ -62,7 +62,7 @@ def measure_memory(sizes: Sizes, entry: int, minibatches: int, seeds: int) -> fl
 def ensemble_memory(sizes: Sizes, entry: int, minibatches: int, seeds: int) -> float:
     """Estimate the memory of `empirical.ensemble`, which keeps weights and states, and no gradient.
 
-        entry n (E + 0.6 W + 1.3 S + 1.9 A),   n seeds at once, E entries of embeddings and head, W of the rest
+        entry n (E + 0.6 W + 1.3 S + 1.9 A),   n seeds at once, E entries of embeddings and head, W others
 
     Args:
         sizes: What is measured.

@@ -107,7 +107,8 @@ def _counts(op: Op, rows: int, length: int, width: int) -> dict[str, int]:
         case Attention(value=value):
             return {"states": rows * value.d_out}
         case Norm():
-            return {"weights": 2 * op.width, "states": rows * op.width}
+            own = (2 if op.kind == "layernorm" else 1) * op.width
+            return {"weights": own, "states": rows * op.width}
         case Gain():
             return {"weights": op.width, "states": rows * op.width}
         case Residual():
