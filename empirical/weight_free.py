@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 
 import numpy as np
 
 from empirical.backend import TorchBackend
 from empirical.build import Architecture
+from empirical.device import device_products
+from empirical.host import kept_memory
 from empirical.measure import Measurement, tabulate
 from empirical.probe import GRADIENTS, MOMENTS
 from empirical.setting import Setting, seed_list
@@ -51,11 +54,13 @@ def weight_free(
         features: Inner products of what makes the vectors, by the names of the parameters; for this one and
             the three before see `meanfield.predict`.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        dtype: ``"float32"`` or ``"float64"``.
-        progress: Called with the number of seeds finished since the last call.
+        dtype: ``"float32"`` or ``"float64"``, or ``"tf32"``, single precision with products of 10 bits, on
+            CUDA.
+        progress: Called with the number of seeds finished since the last call; on a device, of those that are
+            under way.
 
     Returns:
-        The sample, with the columns of a measurement.
+        The sample, with the columns of a measurement; ``.how`` says what products were computed by.
 
     Raises:
         InputError: If the setting cannot be sampled, or a gradient is not finite.
@@ -72,22 +77,27 @@ def weight_free(
     """
     setting = Setting(tokens, batch, loss, 1, label_smoothing, device, dtype, source_tokens)
     checked = seed_list(seeds)
-    found = sample(
-        arch,
-        tokens=tokens,
-        batch=batch,
-        source_tokens=source_tokens,
-        seeds=checked,
-        loss=loss,
-        label_smoothing=label_smoothing,
-        ids=ids,
-        gram=gram,
-        padding=padding,
-        features=features,
-        backend=TorchBackend(dtype, setting.device),
-        progress=progress,
-    )
+    backend = TorchBackend(dtype, setting.device)
+    own = device_products(dtype) if backend.remote else nullcontext("torch's own products")
+    with kept_memory(), own as products:
+        found = sample(
+            arch,
+            tokens=tokens,
+            batch=batch,
+            source_tokens=source_tokens,
+            seeds=checked,
+            loss=loss,
+            label_smoothing=label_smoothing,
+            ids=ids,
+            gram=gram,
+            padding=padding,
+            features=features,
+            backend=backend,
+            progress=progress,
+        )
     squares = np.stack(list(found.values()), axis=1)  # (seeds, parameters)
     values = np.full((*squares.shape, len(GRADIENTS) + len(MOMENTS)), np.nan)
     values[..., : len(GRADIENTS)] = np.stack([squares, squares, np.sqrt(squares)], axis=-1)
-    return Measurement(tabulate(setting.keys(arch), list(found), checked, values))
+    return Measurement(
+        tabulate(setting.keys(arch), list(found), checked, values), f"without weights, {products}"
+    )
