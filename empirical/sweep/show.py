@@ -24,7 +24,6 @@ from empirical.sweep.outcome import Outcome
 
 ROWS = 40  # of a table on a terminal
 WIDTH = 100  # of one elsewhere
-QUOTE = '"'
 
 
 class _Left(ProgressColumn):
@@ -74,7 +73,7 @@ def bar(cells: Sequence[Cell]) -> Iterator[Callable[[Cell, Outcome], None]]:
                 done=count,
                 failed=f", {failures} failed" if failures else "",
                 rate=f", {_rate(count / elapsed)}" if elapsed else "",
-                end=elapsed * total / progress.tasks[0].completed,
+                end=elapsed * total / done if (done := progress.tasks[0].completed) > total / 50 else None,
             )
 
         yield advance
@@ -161,11 +160,17 @@ def named(options: Mapping[str, Any]) -> str:
         'post_ln width=8 causal=true'
     """
     words = [
-        str(value) if key in ("arch", "method") else f"{key}={json.dumps(value, default=str).strip(QUOTE)}"
+        str(value) if key in ("arch", "method") else f"{key}={_plain(value)}"
         for key, value in options.items()
         if value is not None
     ]
     return " ".join(words)
+
+
+def _plain(value: Any) -> str:
+    """Write a value as TOML has it, text without its quotes; those of a table are numpy's."""
+    known = value.item() if hasattr(value, "item") else value
+    return json.dumps(known, default=str).strip('"')
 
 
 def _print(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Console:

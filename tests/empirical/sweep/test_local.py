@@ -137,3 +137,18 @@ def test_ctrl_c_ends_the_workers_and_the_same_command_goes_on(tmp_path: Path) ->
     )
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
     assert not run(LONG, out=tmp_path / "out").failed
+
+
+@pytest.mark.slow
+def test_two_drivers_on_one_folder_do_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "grid.toml").write_text(toml(**LONG))
+    out, calm = tmp_path / "out", tmp_path / "calm"
+    drivers = [start(tmp_path / "grid.toml", "--out", out, "--workers", 1, "--json") for _ in range(2)]
+    reports = [json.loads(driver.communicate(timeout=120)[0]) for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0]
+    assert all(report["measured"] + report["there"] == 6 for report in reports)
+    assert sum(report["measured"] for report in reports) >= 6
+    calm.mkdir()
+    for cell in grid(LONG).cells:
+        cell.run(calm)
+    assert same(out, calm)
