@@ -147,9 +147,10 @@ def tabulate(
     setting: dict[str, str | int], keys: list[ops.ParameterKey], seeds: list[int], values: Values
 ) -> pd.DataFrame:
     """Lay out values (seeds, keys, columns) as tidy rows, one per seed and key."""
-    table = pd.DataFrame(keys * len(seeds), columns=list(ops.ParameterKey._fields))
+    own = pd.DataFrame(keys, columns=list(ops.ParameterKey._fields))
     for position, (column, value) in enumerate(setting.items()):
-        table.insert(position, column, value)
+        own.insert(position, column, value)
+    table = own.iloc[np.tile(np.arange(len(keys)), len(seeds))].reset_index(drop=True)
     table["seed"] = np.repeat(seeds, len(keys))
     table[[*GRADIENTS, *MOMENTS]] = values.reshape(-1, values.shape[2])
     return table
