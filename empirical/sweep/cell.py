@@ -14,6 +14,7 @@ import pandas as pd
 from empirical import store
 from empirical.build import Architecture
 from empirical.losses import READ_THE_HEAD
+from empirical.probe import one_thread
 from empirical.setting import Setting, conditions
 from empirical.sweep.methods import ENTRY, METHODS
 from empirical.sweep.sizes import sizes
@@ -122,7 +123,8 @@ class Cell:
         taken = {name: value for name, value in self.setting.items() if name in method.keywords}
         if "workers" in method.keywords:
             taken["workers"] = 1  # the engine shares out cells, not seeds
-        return method.measure(self.arch, seeds=self.seeds, **taken).samples
+        with one_thread():  # sums would depend on the number of threads
+            return method.measure(self.arch, seeds=self.seeds, **taken).samples
 
     @cached_property
     def memory(self) -> float:
