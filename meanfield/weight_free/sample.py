@@ -175,9 +175,11 @@ def _data(
     fixed: bool,
 ) -> Data:
     """Ids and labels of some seeds, each from the seed's own stream on the host."""
-    streams = [generator(seed, "discrete") for seed in seeds]
+    streams: list[Any] = []
 
     def integers(high: int, total: int) -> NDArray[Any]:
+        if not streams:
+            streams.extend(generator(seed, "discrete") for seed in seeds)
         return np.stack([stream.integers(high, size=total) for stream in streams])
 
     feeds = []
