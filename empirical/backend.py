@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from empirical.device import stored, torch_device, torch_dtype
 from empirical.draws import fill
 from meanfield.ops import Draw
-from meanfield.random import fill_normal, name, stream
+from meanfield.random import fill_normal
 from meanfield.weight_free import Backend
 from meanfield.weight_free.backend import Array, Streams
 
@@ -34,12 +34,20 @@ FUSED: Mapping[str, tuple[Callable[[Array], Array], Callable[[Array, Array], Arr
 """Activations that torch evaluates in one pass, with their gradients."""
 
 
-WORTH_A_CALL = 2**20
+WORTH_A_CALL = 2**22
 """Numbers that a device draws at a time: tensors of several seeds, where one is smaller."""
 MOST = 4096  # seeds at once on a device, which has enough to do then
-SHARE = 0.6  # of free memory that they are planned to take
+SHARE = 0.8  # of free memory that they are planned to take
 EXHAUSTED = ("not enough memory", "out of memory", "ALLOC_FAILED")
 """How torch says that memory has ended where no type does; the last by CUDA's libraries."""
+
+
+class DeviceStreams(Streams):
+    """Random numbers of several seeds on a device, where each call for each seed costs more than numbers."""
+
+    def uniform(self, shape: tuple[int, ...]) -> Array:
+        """Draw uniform numbers in [0, 1], (seeds, *shape), as shares of standard normals below others."""
+        return 0.5 * (1 + torch.erf(self.normal(shape) * 0.5**0.5))
 
 
 class TorchBackend(Backend):
@@ -77,7 +85,7 @@ class TorchBackend(Backend):
         """Open one stream for each seed, of numpy on the host and of torch on a device."""
         if not self.remote:
             return super().streams(seeds)
-        return Streams(self, [self.generator(device_key(seed, "weight_free")) for seed in seeds])
+        return DeviceStreams(self, [self.generator(device_key(seed, "weight_free")) for seed in seeds])
 
     def together(self, largest: int, kept: int) -> int:
         """Choose how many seeds run at once: on CUDA as many as a part of its free memory holds."""
@@ -121,15 +129,8 @@ class TorchBackend(Backend):
             row.normal_(generator=each)
 
     def uniform(self, generators: list[Any], shape: tuple[int, ...]) -> Array:
-        """Draw uniform numbers in [0, 1) of shape (seeds, *shape)."""
-        if not self.remote:
-            return torch.from_numpy(
-                np.stack([each.random(shape, dtype=self.host_dtype) for each in generators])
-            )
-        out = self.empty((len(generators), *shape))
-        for each, row in zip(generators, out, strict=True):
-            row.uniform_(generator=each)
-        return out
+        """Draw uniform numbers in [0, 1) on the host, (seeds, *shape)."""
+        return torch.from_numpy(np.stack([each.random(shape, dtype=self.host_dtype) for each in generators]))
 
     def tensor(
         self, seeds: Sequence[int], purpose: str, law: Draw, shape: tuple[int, ...], out: Array | None = None
@@ -153,7 +154,7 @@ class TorchBackend(Backend):
         out = self.empty((len(seeds), *shape)) if out is None else out
         if not self.remote:
             for seed, row in zip(seeds, out.numpy(), strict=True):
-                fill(stream(seed, purpose), law, row)
+                fill(seed, purpose, law, row)
             return out
         if not law.variance:
             return out.fill_(float(law.mean))
@@ -166,8 +167,7 @@ class TorchBackend(Backend):
             drawn = rows if whole else self.empty((together, *shape))
             self._draw(self.generator(device_key(block, purpose)), law, drawn)
             if not whole:
-                for row, place in zip(rows, places, strict=True):
-                    row.copy_(drawn[place])
+                torch.index_select(drawn, 0, self.asarray(np.array(places)), out=rows)
             start += len(places)
         return out
 
@@ -198,19 +198,23 @@ class TorchBackend(Backend):
         """Compute the error function."""
         return torch.erf(x)
 
-    def matmul_back(self, g: Array, weight: Array) -> Array:
+    def affine(self, x: Array, weight: Array, bias: Array | None, out: Array) -> None:
+        """Compute x W + b for each seed; b is (seeds, 1, d_out), or as large as ``out``, which it may be."""
+        if len(x) == 1 and bias is None:
+            torch.mm(x[0], weight[0], out=out[0])
+        elif len(x) == 1 and bias is not None:
+            torch.addmm(bias[0], x[0], weight[0], out=out[0])
+        elif bias is None:
+            torch.bmm(x, weight, out=out)
+        else:
+            torch.baddbmm(bias, x, weight, out=out)
+
+    def matmul_back(self, g: Array, weight: Array, out: Array) -> None:
         """Compute g W^T for each seed; of a single one as (W g^T)^T, which reads W as it lies."""
         if len(g) > 1:
-            return torch.bmm(g, weight.transpose(1, 2))
-        return torch.mm(weight[0], g[0].T).T.contiguous()[None]
-
-    def affine(self, x: Array, weight: Array, bias: Array | None) -> Array:
-        """Compute x W + b for each seed; b is (seeds, 1, d_out)."""
-        if bias is None:
-            return self.matmul(x, weight)
-        if len(x) == 1:
-            return torch.addmm(bias[0], x[0], weight[0])[None]
-        return torch.baddbmm(bias, x, weight)
+            torch.bmm(g, weight.transpose(1, 2), out=out)
+        else:
+            out[0].copy_(torch.mm(weight[0], g[0].T).T)
 
     def squared(self, x: Array) -> Array:
         """Sum the squares over all axes but the first; row by row, since long sums of floats lose digits."""
@@ -278,5 +282,5 @@ def device_key(seed: int, purpose: str) -> int:
         >>> device_key(0, "input0") == device_key(0, "input0"), device_key(0, "a") == device_key(1, "a")
         (True, False)
     """
-    digest = hashlib.blake2b(name(seed, purpose), digest_size=8, person=b"device").digest()
+    digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8, person=b"device").digest()
     return int.from_bytes(digest, "big") >> 1

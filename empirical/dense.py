@@ -7,7 +7,6 @@ built module is an independent check, number by number.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -89,7 +88,7 @@ class Dense(Run):
     def rows(self, op: Embedding, ids: Array) -> Array:
         """Draw a table and read it at ids (seeds or 1, N), (seeds, N, width)."""
         key = self._key(op.name)
-        table = self._matrix(key, op.weight, (op.vocab, op.width), compact=False)
+        table = self._matrix(key, op.weight, (op.vocab, op.width), tokens=0)
         if self.keeps_weights:
             self.kept_tables[key] = table
         index = ids[:, :, None].expand(self.seeds, -1, op.width)
@@ -119,28 +118,27 @@ class Dense(Run):
 
     def project_back(self, module: str, saved: Mapped, gradients: dict[str, Array]) -> Array:
         """Multiply by the transposed weights, and note the norms of their gradients."""
-        squares = self._squares(saved.x, {name: gradients[name] for name in saved.maps})
+        parts = {name: gradients[name] for name in saved.maps}
+        joined = torch.cat(list(parts.values()), 2) if len(parts) > 1 else next(iter(parts.values()))
+        squares = self._squares(saved.x, parts, joined)
         for name, op in reversed(saved.maps.items()):
-            self.note_map(module, name, op, gradients[name], squares[name])
+            self.note_map(module, name, op, parts[name], squares[name])
         drawn = saved.weights or self._weights(module, saved.maps, saved.x.shape[1])
-        return self.matrices.product_back([gradients[name] for name in saved.maps], drawn)
+        return self.matrices.product_back(joined, drawn)
 
     def _weights(self, module: str, maps: dict[str, Linear], tokens: int) -> list[Matrix]:
-        drawn = []
-        for name, op in maps.items():
-            shape = op.d_in, op.d_out
-            # integers have to be scaled, or else the tokens and gradients that they multiply
-            compact = tokens * sum(shape) < math.prod(shape)
-            drawn.append(self._matrix(self._key(part(module, name)), op.weight, shape, compact=compact))
-        return drawn
+        return [
+            self._matrix(self._key(part(module, name)), op.weight, (op.d_in, op.d_out), tokens)
+            for name, op in maps.items()
+        ]
 
     def _key(self, module: str) -> ParameterKey:
         return ParameterKey(self.layer, self.prefix + module, "weight")
 
-    def _matrix(self, key: ParameterKey, law: Draw, shape: tuple[int, int], *, compact: bool) -> Matrix:
-        return self.matrices.draw(self.numbers, "/".join(map(str, key)), law, shape, compact=compact)
+    def _matrix(self, key: ParameterKey, law: Draw, shape: tuple[int, int], tokens: int) -> Matrix:
+        return self.matrices.draw(self.numbers, "/".join(map(str, key)), law, shape, tokens)
 
-    def _squares(self, x: Array, gradients: dict[str, Array]) -> dict[str, Array]:
+    def _squares(self, x: Array, gradients: dict[str, Array], joined: Array) -> dict[str, Array]:
         """Take ||X^T G||^2 of each map, by the product itself or by Gram matrices, whichever costs less.
 
         With m the mean token, K_ij = <x_i - m, x_j - m> and s the sum of gradients,
@@ -153,17 +151,16 @@ class Dense(Run):
         Args:
             x: Tokens (seeds, T, d_in).
             gradients: Name -> gradient of the mapped tokens (seeds, T, d_out).
+            joined: All of them side by side.
 
         Returns:
             Name -> squared norm, (seeds,).
         """
         tokens, d_in = x.shape[1:]
-        d_out = sum(g.shape[2] for g in gradients.values())
-        product = self.backend.matmul
+        d_out, product = joined.shape[2], self.backend.matmul
         if GRAM_PRICE * tokens * (d_in + d_out) > d_in * d_out:
-            return {
-                name: self.backend.squared(product(x.transpose(1, 2), g)) for name, g in gradients.items()
-            }
+            formed = product(x.transpose(1, 2), joined).split([g.shape[2] for g in gradients.values()], 2)
+            return {name: self.backend.squared(part) for name, part in zip(gradients, formed, strict=True)}
         gram = product(x, x.transpose(1, 2))
         if self.backend.looks and bool((gram.sum((1, 2)) < 0.5 * tokens * _trace(gram)).all()):
             return {name: _inner(gram, product(g, g.transpose(1, 2))) for name, g in gradients.items()}
@@ -187,7 +184,8 @@ class Dense(Run):
         if not op.tied:
             outputs, read = self.project(op.name, {"": op.linear}, x)
             return outputs[""], read
-        y = self.backend.matmul_back(x, self._table())  # (seeds, T, vocab)
+        y = self.backend.empty((*x.shape[:2], op.linear.d_out))
+        self.backend.matmul_back(x, self._table(), y)  # (seeds, T, vocab)
         if op.linear.bias is not None:
             y = y + self.draw(op.name, "bias", op.linear.bias, 1, op.linear.d_out)
         return y, None
@@ -206,7 +204,7 @@ class Dense(Run):
         of_words = torch.gather(g, 2, ids) * first[:, None, :]  # (seeds, T, N)
         rows = self.backend.matmul(of_words.transpose(1, 2), x)  # (seeds, N, width)
         words.gradient = words.gradient + rows
-        words.others = self._squares(x, {"": g})[""] - self.backend.squared(rows)
+        words.others = self._squares(x, {"": g}, g)[""] - self.backend.squared(rows)
         return self.backend.matmul(g, self._table())
 
     def _words(self) -> Rows:
@@ -220,7 +218,7 @@ class Dense(Run):
         key = ParameterKey(0, prefix + words.op.name, "weight")
         table = self.kept_tables.get(key)
         if table is None:
-            table = self._matrix(key, words.op.weight, (words.op.vocab, words.op.width), compact=False)
+            table = self._matrix(key, words.op.weight, (words.op.vocab, words.op.width), tokens=0)
         return self.matrices.whole(table)
 
 

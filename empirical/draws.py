@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from meanfield.errors import InputError
 from meanfield.ops import Draw, ParameterKey
-from meanfield.random import Stream, fill_normal, fill_uniform, stream
+from meanfield.random import Stream, brief_bits, fill_normal, fill_uniform, stream
 
 THREADS = min(os.cpu_count() or 1, 8)
 WORTH_A_THREAD = 2**13  # entries; handing over a smaller tensor takes longer than drawing it
@@ -69,17 +69,18 @@ def normal(generator: Stream, shape: tuple[int, ...], like: torch.Tensor) -> tor
     return torch.from_numpy(values).to(like)
 
 
-def fill(generator: Stream, law: Draw, out: NDArray[Any]) -> None:
+def fill(seed: int, purpose: str, law: Draw, out: NDArray[Any]) -> None:
     """Fill an array with independent draws from a law.
 
     Args:
-        generator: The stream to read on from.
+        seed: The seed of the run.
+        purpose: Name of the tensor; with the seed it names the stream.
         law: The law of an entry.
         out: What to fill, float32 or float64, contiguous.
 
     Example:
         >>> out = np.empty(2)
-        >>> fill(stream(0, "bias"), Draw(0, mean=3), out)
+        >>> fill(0, "bias", Draw(0, mean=3), out)
         >>> out.tolist()
         [3.0, 3.0]
     """
@@ -89,9 +90,13 @@ def fill(generator: Stream, law: Draw, out: NDArray[Any]) -> None:
     deviation = float(law.variance) ** 0.5
     with np.errstate(over="ignore"):  # whoever measures refuses infinities, and can say where they came from
         if law.law == "normal":
-            fill_normal([generator], out.reshape(1, -1), deviation)
+            fill_normal([stream(seed, purpose)], out.reshape(1, -1), deviation)
+        elif out.dtype == np.float32:
+            fill_uniform(brief_bits(seed, purpose), out, deviation)
         else:
-            fill_uniform(generator, out, deviation)
+            stream(seed, purpose).random(out=out)
+            out -= 0.5
+            out *= 12**0.5 * deviation
     if law.mean:
         out += out.dtype.type(law.mean)
 
@@ -123,10 +128,9 @@ def _draw_one(parameter: NamedParameter, seed: int) -> None:
     if law.variance == 0:
         tensor.fill_(float(law.mean))
         return
-    generator = stream(seed, "/".join(map(str, parameter.key)))
     in_place = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
     dtype = _host_dtype(tensor)
     values: NDArray[Any] = tensor.numpy() if in_place else np.empty(tuple(tensor.shape), dtype)
-    fill(generator, law, values)
+    fill(seed, "/".join(map(str, parameter.key)), law, values)
     if not in_place:
         tensor.copy_(torch.from_numpy(values))

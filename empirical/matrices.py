@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +18,21 @@ from meanfield.weight_free.forward import times
 
 ROOM = 2**23  # bytes of a block of `Room`
 CACHE = 2**21  # numbers that are laid out at a time
+SHARED = 2**20  # the same of several seeds
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """One matrix for each seed, (seeds, d_in, d_out): numbers, or 16-bit integers times a step."""
+    """One matrix for each seed, (seeds, d_in, d_out): numbers, or 16-bit integers times a factor.
+
+    Args:
+        entries: Numbers or integers.
+        factor: By which integers are multiplied when they are laid out.
+        step: By which tokens and gradients are, in place of a large matrix.
+    """
 
     entries: torch.Tensor
+    factor: float = 1.0
     step: float = 1.0
 
 
@@ -83,7 +91,7 @@ class Matrices:
         self._kept.clear()
 
     def draw(
-        self, seeds: Sequence[int], purpose: str, law: Draw, shape: tuple[int, int], *, compact: bool = True
+        self, seeds: Sequence[int], purpose: str, law: Draw, shape: tuple[int, int], tokens: int
     ) -> Matrix:
         """Draw a matrix for each seed, each from the stream of the seed and the purpose.
 
@@ -92,13 +100,13 @@ class Matrices:
             purpose: Name of the matrix.
             law: Of its entries.
             shape: (d_in, d_out).
-            compact: Whether integers may be kept.
+            tokens: How many are multiplied by it.
 
         Returns:
             What the products take.
         """
         size = math.prod(shape)
-        compact = compact and self._host and self.backend.host_dtype == np.float32
+        compact = self._host and self.backend.host_dtype == np.float32
         if not compact or law.law != "uniform" or law.mean or not law.variance:
             room = self._kept.take((len(seeds), *shape), self.backend.host_dtype) if self._host else None
             out = self.backend.empty((len(seeds), *shape)) if room is None else torch.from_numpy(room)
@@ -107,8 +115,10 @@ class Matrices:
         drawn = self._kept.take((len(seeds), words), np.uint64)
         for seed, row in zip(seeds, drawn, strict=True):
             fill_integers(brief_bits(seed, purpose), row)
-        integers = drawn.view(np.int16)[:, :size].reshape(len(seeds), *shape)
-        return Matrix(torch.from_numpy(integers), float(uniform_step(float(law.variance) ** 0.5)))
+        integers = torch.from_numpy(drawn.view(np.int16)[:, :size].reshape(len(seeds), *shape))
+        step = float(uniform_step(float(law.variance) ** 0.5))
+        fewer = tokens * sum(shape) < size  # numbers at both ends of the map than in it
+        return Matrix(integers, step=step) if fewer else Matrix(integers, factor=step)
 
     def product(self, x: Array, matrices: Sequence[Matrix], bias: Array | None = None) -> Array:
         """Multiply tokens by matrices side by side, all of one step, and add a bias.
@@ -122,43 +132,54 @@ class Matrices:
             (seeds, T, sum of d_out).
         """
         x = times(matrices[0].step, x)
-        first, *others = self._blocks(x, matrices)
-        y = self.backend.affine(x[:, :, first], self._load(matrices, first), bias)
-        for rows in others:
-            y = self.backend.affine(x[:, :, rows], self._load(matrices, rows), y)
+        y = self.backend.empty((*x.shape[:2], sum(matrix.entries.shape[2] for matrix in matrices)))
+        for seeds, rows in self._blocks(matrices):
+            part, before = y[seeds], bias if bias is None else bias[seeds]
+            self.backend.affine(
+                x[seeds, :, rows], self._load(matrices, seeds, rows), part if rows.start else before, part
+            )
         return y
 
-    def product_back(self, gradients: Sequence[Array], matrices: Sequence[Matrix]) -> Array:
+    def product_back(self, g: Array, matrices: Sequence[Matrix]) -> Array:
         """Multiply gradients by transposed matrices, and add.
 
         Args:
-            gradients: One for each matrix, (seeds, T, d_out).
+            g: Those of all matrices side by side, (seeds, T, sum of d_out).
             matrices: From `draw`.
 
         Returns:
             (seeds, T, d_in).
         """
-        scaled = [times(matrix.step, g) for matrix, g in zip(matrices, gradients, strict=True)]
-        g = scaled[0] if len(scaled) == 1 else torch.cat(scaled, 2)
-        blocks = [
-            self.backend.matmul_back(g, self._load(matrices, rows)) for rows in self._blocks(g, matrices)
-        ]
-        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2)
+        steps = [matrix.step for matrix in matrices]
+        if len(set(steps)) == 1:
+            g = times(steps[0], g)
+        else:
+            parts = torch.split(g, [matrix.entries.shape[2] for matrix in matrices], 2)
+            g = torch.cat([times(step, part) for step, part in zip(steps, parts, strict=True)], 2)
+        x = self.backend.empty((*g.shape[:2], matrices[0].entries.shape[1]))
+        for seeds, rows in self._blocks(matrices):
+            self.backend.matmul_back(g[seeds], self._load(matrices, seeds, rows), x[seeds, :, rows])
+        return x
 
     def whole(self, matrix: Matrix) -> Array:
         """Lay one matrix out as it is, (seeds, d_in, d_out); good until the next call of anything here."""
-        return times(matrix.step, self._load([matrix], slice(None)))
+        return times(matrix.step, self._load([matrix], slice(None), slice(None)))
 
-    def _blocks(self, x: Array, matrices: Sequence[Matrix]) -> list[slice]:
-        """Rows that are laid out at a time: integers of a large matrix become numbers in a cache alone."""
-        shape = matrices[0].entries.shape
-        rows = max(1, CACHE // (shape[0] * sum(matrix.entries.shape[2] for matrix in matrices)))
-        if rows >= shape[1] or all(matrix.entries.is_floating_point() for matrix in matrices):
-            return [slice(None)]
-        return [slice(start, start + rows) for start in range(0, shape[1], rows)]
+    def _blocks(self, matrices: Sequence[Matrix]) -> Iterator[tuple[slice, slice]]:
+        """Seeds and rows that are laid out at a time: integers become numbers in a cache alone."""
+        seeds, rows, _ = matrices[0].entries.shape
+        if all(matrix.entries.is_floating_point() for matrix in matrices):
+            yield slice(None), slice(None)
+            return
+        row = sum(matrix.entries.shape[2] for matrix in matrices)
+        together = max(1, SHARED // (rows * row))
+        height = max(1, CACHE // row)
+        for seed in range(0, seeds, together):
+            for first in range(0, rows, height):
+                yield slice(seed, seed + together), slice(first, first + height)
 
-    def _load(self, matrices: Sequence[Matrix], rows: slice) -> Array:
-        parts = [matrix.entries[:, rows] for matrix in matrices]
+    def _load(self, matrices: Sequence[Matrix], seeds: slice, rows: slice) -> Array:
+        parts = [matrix.entries[seeds, rows] for matrix in matrices]
         if len(parts) == 1 and parts[0].is_floating_point():
             return parts[0]
         if not self._host:
@@ -168,6 +189,9 @@ class Matrices:
         out = torch.from_numpy(
             self._laid_out.take((*parts[0].shape[:2], sum(columns)), self.backend.host_dtype)
         )
-        for part, place in zip(parts, torch.split(out, columns, 2), strict=True):
-            place.copy_(part)
+        for matrix, part, place in zip(matrices, parts, torch.split(out, columns, 2), strict=True):
+            if matrix.factor == 1:
+                place.copy_(part)
+            else:
+                torch.mul(part, matrix.factor, out=place)
         return out

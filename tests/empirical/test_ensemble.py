@@ -85,7 +85,7 @@ def test_equal_tokens_do_not_cancel() -> None:
     exact = float((x.double().transpose(1, 2) @ g.double()).square().sum())
     backend = TorchBackend("float32", "cpu")
     run = Dense(backend=backend, seeds=1, batch=1, feed=Feed(16), numbers=[0], matrices=Matrices(backend))
-    assert abs(float(run._squares(x, {"k": g})["k"]) / exact - 1) < 1e-5
+    assert abs(float(run._squares(x, {"k": g}, g)["k"]) / exact - 1) < 1e-5
     plain = float((x @ x.transpose(1, 2) * (g @ g.transpose(1, 2))).sum())
     assert abs(plain / exact - 1) > 1e-4
 
