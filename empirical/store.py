@@ -27,7 +27,7 @@ from empirical.tables import environment as environment
 from meanfield.checks import check_architecture
 
 BLOCK = 25
-FORMAT = 1  # of tables and of draws: files of another format are not looked for
+FORMAT = 2  # of tables and of draws: files of another format are not looked for
 
 
 def measured(

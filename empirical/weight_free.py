@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 
 import numpy as np
 
 from empirical.backend import TorchBackend
 from empirical.build import Architecture
 from empirical.device import device_products
-from empirical.host import kept_memory
+from empirical.host import fast
 from empirical.measure import Measurement, tabulate
 from empirical.probe import GRADIENTS, MOMENTS
 from empirical.setting import Setting, seed_list
@@ -78,8 +77,7 @@ def weight_free(
     setting = Setting(tokens, batch, loss, 1, label_smoothing, device, dtype, source_tokens)
     checked = seed_list(seeds)
     backend = TorchBackend(dtype, setting.device)
-    own = device_products(dtype) if backend.remote else nullcontext("torch's own products")
-    with kept_memory(), own as products:
+    with device_products(dtype) if backend.remote else fast(dtype) as products:
         found = sample(
             arch,
             tokens=tokens,

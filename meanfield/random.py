@@ -211,7 +211,7 @@ def _box_muller(generators: Sequence[Stream], out: NDArray[np.float32], deviatio
     np.log(radius, out=radius)
     radius *= np.float32(-2)
     np.sqrt(radius, out=radius)
-    if deviation != 1:
+    if deviation != 1:  # its square may be beyond the type
         radius *= np.float32(deviation)
     angle[...] = words[:, half:].view(np.int32)
     angle *= np.float32(np.pi * 2**-31)

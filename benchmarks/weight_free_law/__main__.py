@@ -32,7 +32,7 @@ def try_all(names: list[str], seeds: int, folder: Path) -> int:
             raise UnknownNameError("case", name, known)
     chosen = [known[name] for name in names or known]
     todo = [case for case in chosen if not done(path_of(folder, case.name), case, seeds)]
-    with patience("weight-free against dense", len(todo) * work(seeds)) as progress:
+    with patience("weight-free against dense", sum(work(case, seeds) for case in todo)) as progress:
         for number, case in enumerate(todo, start=1):
             trial = attempt(case, seeds, progress)
             save(folder, trial)

@@ -203,13 +203,16 @@ def tables(trials: Sequence[Trial]) -> str:
     equal = [trial for trial in trials if trial.group != OTHER_LAW]
     other = [trial for trial in trials if trial.group == OTHER_LAW]
     shown = {
-        name: ", ".join(sorted({str(trial.setting[name]) for trial in trials}))
-        for name in ("seeds", "commit", "sampler", "torch", "numpy")
+        name: ", ".join(map(str, sorted({trial.setting[name] for trial in trials})))
+        for name in ("commit", "sampler", "torch", "numpy")
     }
+    seeds = [trial.setting["seeds"] for trial in trials]
+    more = [f"{trial.case} {n}" for trial, n in zip(trials, seeds, strict=True) if n > min(seeds)]
+    models = f"{min(seeds)} models in each sample" + (f" ({', '.join(more)})" if more else "")
     minutes = sum(trial.setting["seconds"] for trial in trials) / 60
     origin = (
-        f"{len(trials)} cases, {shown['seeds']} models in each sample ({PART} times fewer in numpy and "
-        f"with planted faults), {minutes:.0f} minutes on one core; torch {shown['torch']}, numpy "
+        f"{len(trials)} cases, {models}, {PART} times fewer in numpy and "
+        f"with planted faults; {minutes:.0f} minutes on one core; torch {shown['torch']}, numpy "
         f"{shown['numpy']}. Sampler: commit {shown['commit']}, digest of its sources {shown['sampler']}."
     )
     parts = [origin, "### All tests together", _overview(equal)]

@@ -50,8 +50,9 @@ class Trial:
     sides: dict[str, pd.DataFrame]
 
 
-def work(seeds: int) -> int:
+def work(case: Case, seeds: int) -> int:
     """Count the models that a trial draws."""
+    seeds *= case.times
     return 3 * seeds + (1 + len(FAULTS)) * (seeds // PART)
 
 
@@ -60,13 +61,14 @@ def attempt(case: Case, seeds: int, progress: Progress) -> Trial:
 
     Args:
         case: The case.
-        seeds: Models in each sample.
+        seeds: Models in each sample, of a case that has no need of more.
         progress: Called with the number of models drawn since the last call.
 
     Returns:
         The trial.
     """
-    start = time.perf_counter()
+    start, described = time.perf_counter(), settings(case, seeds)
+    seeds *= case.times
     truth, again = (
         dense_squares(
             case.arch,
@@ -89,7 +91,7 @@ def attempt(case: Case, seeds: int, progress: Progress) -> Trial:
         with planted(name):
             found[name] = in_torch(case, range(seeds // PART), progress)
     sides = {name: compare(squares, truth) for name, squares in found.items()}
-    setting = settings(case, seeds) | {"commit": commit(), "seconds": round(time.perf_counter() - start, 1)}
+    setting = described | {"commit": commit(), "seconds": round(time.perf_counter() - start, 1)}
     return Trial(case.name, case.group, setting, sides)
 
 
@@ -126,7 +128,7 @@ def settings(case: Case, seeds: int) -> dict[str, Any]:
     """Describe what a trial depends on: one that was kept under another description is tried again."""
     inputs = hashlib.sha256(repr((case.arch, case.setting)).encode()).hexdigest()[:12]
     versions = {"torch": torch.__version__, "numpy": np.__version__}
-    return {"seeds": seeds, "case": inputs, "sampler": fingerprint(), **versions}
+    return {"seeds": seeds * case.times, "case": inputs, "sampler": fingerprint(), **versions}
 
 
 def fingerprint() -> str:

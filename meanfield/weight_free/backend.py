@@ -139,6 +139,10 @@ class Backend:
 
         return erf(x)
 
+    def add_product(self, c: Array, a: Array, b: Array) -> Array:
+        """Compute c + a b, one product for each seed."""
+        return c + a @ b
+
     def squared(self, x: Array) -> Array:
         """Sum the squares over all axes but the first."""
         flat = self.xp.reshape(x, (x.shape[0], 1, -1))

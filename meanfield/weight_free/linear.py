@@ -27,11 +27,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Token rows X = rows @ basis, basis orthonormal: (seeds, T, r) @ (seeds, r, d), r = min(T, d)."""
+    """Token rows X = rows @ basis, basis = inverse @ spanning orthonormal, r = min(T, d) rows of size d.
+
+    Args:
+        gram: X X^T, (seeds, T, T).
+        rows: (seeds, T, r).
+        spanning: (seeds, r, d): X itself where rows are its Gram matrix' Cholesky factor, else the basis.
+        inverse: (seeds, r, r), that of the factor; None where ``spanning`` is the basis.
+    """
 
     gram: Array
     rows: Array
-    basis: Array
+    spanning: Array
+    inverse: Array | None = None
+
+    @property
+    def basis(self) -> Array:
+        """Orthonormal rows (seeds, r, d)."""
+        return self.spanning if self.inverse is None else self.inverse @ self.spanning
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +66,7 @@ def span(x: Array, run: WeightFree) -> Span:
     if not run.looks:
         run.doubt(sound)
     if not run.looks or xp.all(sound):
-        return Span(gram, lower, run.backend.matmul(run.backend.inverse(lower), x))
+        return Span(gram, lower, x, run.backend.inverse(lower))
     q, r = xp.linalg.qr(xp.matrix_transpose(x), mode="reduced")
     rows, basis = xp.matrix_transpose(r), xp.matrix_transpose(q)
     if xp.any(sound):  # each seed goes its own way, whatever the others do
@@ -119,7 +132,7 @@ def project(
     for name, op in maps.items():
         if op.weight.mean:
             raise MissingRuleError(f"weights of mean {op.weight.mean}", INTERPRETER, "give weights of mean 0")
-        normals[name] = run.normal(tokens.basis.shape[-2], op.d_out)
+        normals[name] = run.normal(tokens.rows.shape[-1], op.d_out)
         outputs[name] = run.with_bias(module, name, op, product(_deviation(op) * tokens.rows, normals[name]))
     return outputs, Projected(maps, tokens, normals)
 
@@ -146,12 +159,17 @@ def project_back(
         squares[name] = xp.sum(tokens.gram * of_map, axis=(1, 2))
         gram = gram + deviation**2 * of_map
         known = known + deviation * product(g, xp.matrix_transpose(saved.normals[name]))
-    if tokens.basis.shape[-2] == tokens.basis.shape[-1]:  # the basis is that of the space: all of W is known
+    rank, size = tokens.spanning.shape[-2:]
+    if rank == size:  # the basis is that of the space: all of W is known
         return known, squares
     root = _root(gram, saved.maps, gradients, run)
-    free = product(root, run.normal(root.shape[-1], tokens.basis.shape[-1]))
-    known = known - product(free, xp.matrix_transpose(tokens.basis))
-    return free + product(known, tokens.basis), squares
+    free = product(root, run.normal(root.shape[-1], size))
+    seen = product(free, xp.matrix_transpose(tokens.spanning))  # what of the free part is in the span
+    if tokens.inverse is None:
+        return run.backend.add_product(free, known - seen, tokens.spanning), squares
+    # (known - seen L^-T) L^-1 X: the basis L^-1 X is never formed
+    inside = product(known - product(seen, xp.matrix_transpose(tokens.inverse)), tokens.inverse)
+    return run.backend.add_product(free, inside, tokens.spanning), squares
 
 
 def _deviation(op: Linear) -> float:

@@ -182,7 +182,7 @@ def test_a_case_survives_the_disk_until_something_changes(tmp_path: Path) -> Non
     case, path = CASES["T = d"], path_of(tmp_path, "T = d")
     counted: list[int] = []
     tried = attempt(case, 16, counted.append)
-    assert sum(counted) == trials.work(16)
+    assert sum(counted) == trials.work(case, 16)
     save(tmp_path, tried)
     again = load(path)
     assert again.setting == tried.setting
