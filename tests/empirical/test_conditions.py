@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import meanfield as mf
-from empirical import build, ensemble
+from empirical import build, measure
 from empirical.inputs import Inputs
 from empirical.layers import Transformer
 from empirical.probe import MOMENTS
@@ -44,10 +44,10 @@ def test_padding_at_the_end_is_as_if_it_were_not_there(
 ) -> None:
     options: dict[str, Any] = {"seeds": range(2), "loss": loss, "dtype": "float64"}
     padding = np.arange(6)[None] < 4
-    padded = ensemble(arch, tokens=6, ids=IDS, padding=padding, **options).samples
-    short = ensemble(arch, tokens=4, ids=IDS[:, :4], **options).samples
+    padded = measure(arch, tokens=6, ids=IDS, padding=padding, **options).samples
+    short = measure(arch, tokens=4, ids=IDS[:, :4], **options).samples
     assert same(padded, short)
-    assert not same(ensemble(arch, tokens=6, ids=IDS, **options).samples, short)
+    assert not same(measure(arch, tokens=6, ids=IDS, **options).samples, short)
     scaled = padded.assign(grad_sq_hat=padded["grad_sq_hat"] * 1.05)
     assert not same(scaled, short)
 
@@ -56,7 +56,7 @@ def test_moments_average_over_real_tokens_and_their_pairs() -> None:
     padding = np.array([[True, True, False], [False, True, True], [True, False, False]])
     arch = mf.post_ln(width=4, depth=1, heads=2, vocab=5)
     ids = np.array([[0, 1, 2], [3, 3, 4], [0, 0, 0]])
-    table = ensemble(
+    table = measure(
         arch, tokens=3, batch=3, seeds=[2], ids=ids, padding=padding, dtype="float64"
     ).activations
     model_input = Inputs(arch, 2, torch.zeros(1, dtype=torch.float64), Conditions(ids=ids)).draw(3, 3)[0]
@@ -91,23 +91,23 @@ def test_the_gram_matrix_is_the_covariance_of_the_input() -> None:
 
 def test_equal_tokens_stay_equal_and_the_identity_is_no_gram() -> None:
     options: dict[str, Any] = {"tokens": 3, "batch": 2, "seeds": range(2), "dtype": "float64"}
-    table = ensemble(VECTORS, gram=np.full((6, 6), 2.0), **options).activations
+    table = measure(VECTORS, gram=np.full((6, 6), 2.0), **options).activations
     assert np.allclose(table["cov_hat"], table["q_hat"])
     assert np.allclose(table["cov_across_hat"], table["q_hat"])
-    plain = ensemble(VECTORS, **options)
-    assert same(ensemble(VECTORS, gram=np.eye(6), **options).samples, plain.samples)
+    plain = measure(VECTORS, **options)
+    assert same(measure(VECTORS, gram=np.eye(6), **options).samples, plain.samples)
     assert not np.allclose(plain.activations["cov_hat"], plain.activations["q_hat"])
 
 
 def test_fixed_ids_are_those_that_are_embedded() -> None:
     arch = every_op.two_streams(vocab=5)
     options: dict[str, Any] = {"tokens": 6, "seeds": [0, 1], "loss": "cross_entropy", "dtype": "float64"}
-    fixed = ensemble(arch, ids=np.zeros((1, 6), dtype=int), **options)
+    fixed = measure(arch, ids=np.zeros((1, 6), dtype=int), **options)
     first = fixed.activations.iloc[0]
     assert first["cov_hat"] == pytest.approx(first["q_hat"])
     moments = [m for m in MOMENTS if "across" not in m]
     assert np.isfinite(fixed.activations[moments]).all(axis=None)
-    assert not same(fixed.samples, ensemble(arch, **options).samples)
+    assert not same(fixed.samples, measure(arch, **options).samples)
 
 
 NAN = np.full((6, 6), np.nan)
@@ -134,5 +134,5 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("arch", "fixed", "message"), BAD)
 def test_conditions_that_cannot_be_are_refused(arch: Any, fixed: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
-        ensemble(arch, tokens=3, batch=2, seeds=[0], **fixed)
+        measure(arch, tokens=3, batch=2, seeds=[0], **fixed)
     assert "\n" not in str(error.value)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import meanfield as mf
-from empirical import build, ensemble
+from empirical import build, measure
 from empirical.inputs import Inputs
 from empirical.layers import Context
 from empirical.losses import LOSSES
@@ -115,13 +115,13 @@ def agree(measured: Iterable[float], wanted: Iterable[float], tolerance: float =
 
 @pytest.mark.parametrize("preset", ["pre_ln", "post_ln"])
 @pytest.mark.parametrize("padded", [False, True])
-def test_values_are_those_that_ensemble_measures(preset: str, padded: bool) -> None:
+def test_values_are_those_that_a_measurement_has(preset: str, padded: bool) -> None:
     arch = getattr(mf, preset)(width=32, depth=2, heads=4, vocab=50)
     seed, tokens, size = 3, 6, 4
     real = torch.ones(size, tokens, dtype=torch.bool)
     if padded:
         real[0, 4:] = real[2, 2:] = False
-    wanted = ensemble(
+    wanted = measure(
         arch, tokens=tokens, batch=size, seeds=[seed], padding=real.numpy() if padded else None
     ).samples
     wanted = wanted[wanted.parameter == "activation"].set_index(["layer", "module"])[MOMENTS]
