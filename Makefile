@@ -42,6 +42,7 @@ check: lint format types test  ## Everything that CI asks for
 benchmark: $(READY)  ## Run the benchmarks; they assert values before they time anything
 	$(BIN)/python benchmarks/derive.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/engine.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.measure
 
 clean:  ## Remove the virtual environment and all results
 	rm -rf $(VENV) results .mypy_cache .pytest_cache .ruff_cache .hypothesis

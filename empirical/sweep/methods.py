@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import empirical
+from empirical.backend import TorchBackend
 from empirical.measure import Measurement
 from empirical.passes import AT_ONCE, MATRIX, TOKENS
+from empirical.streamed import STATES
 from empirical.sweep.sizes import Sizes
 
 ENTRY = {"float64": 8, "float32": 4, "tf32": 4, "bfloat16": 2}  # bytes
@@ -84,18 +86,39 @@ def ensemble_memory(sizes: Sizes, entry: int, minibatches: int, seeds: int) -> f
 def weight_free_memory(sizes: Sizes, entry: int, minibatches: int, seeds: int) -> float:
     """Estimate the memory of `empirical.weight_free`.
 
-        entry (5.3 S + A),   S hidden states, A attention weights
+        entry n (5.3 S + A),   n seeds at once, S hidden states, A attention weights
 
     Args:
         sizes: What is measured.
         entry: Bytes of a number.
         minibatches: Not read.
-        seeds: Not read: as many run at once as fit into a small buffer.
+        seeds: Seeds of the cell.
 
     Returns:
         Bytes above an idle process.
     """
-    return entry * (5.3 * sizes.states + sizes.scores)
+    at_once = max(1, min(seeds, TorchBackend.entries // max(sizes.tokens * sizes.widest, 1)))
+    return entry * at_once * (5.3 * sizes.states + sizes.scores)
+
+
+def stream_memory(sizes: Sizes, entry: int, minibatches: int, seeds: int) -> float:
+    """Estimate the memory of `empirical.stream`: tables, one layer, and the inputs of layers.
+
+        entry (E + (1.2 W + 2 S + 2 A) / L) + 2^24 bytes
+
+    E entries of embeddings and head, W other weights, S hidden states, A attention weights, L layers.
+
+    Args:
+        sizes: What is measured.
+        entry: Bytes of a number.
+        minibatches: Not read.
+        seeds: Not read: one runs after another.
+
+    Returns:
+        Bytes above an idle process.
+    """
+    layers = 1.2 * (sizes.weights - sizes.tables) + 2 * sizes.states + 2 * sizes.scores
+    return entry * (sizes.tables + layers / max(sizes.layers, 1)) + STATES
 
 
 # What takes as long as how many multiplications of a matrix product.
@@ -116,6 +139,19 @@ def ensemble_work(sizes: Sizes, minibatches: int) -> float:
         Multiplications, or what takes as long.
     """
     return DRAW * sizes.weights + minibatches * (3 * sizes.products + _beside(sizes))
+
+
+def stream_work(sizes: Sizes, minibatches: int) -> float:
+    """Estimate the work of a seed of `empirical.stream`: weights are drawn twice, layers computed twice.
+
+    Args:
+        sizes: What is measured.
+        minibatches: Not read.
+
+    Returns:
+        Multiplications, or what takes as long.
+    """
+    return 2 * DRAW * sizes.weights + 4 * sizes.products + 1.5 * _beside(sizes)
 
 
 def weight_free_work(sizes: Sizes, minibatches: int) -> float:
@@ -142,5 +178,6 @@ def _beside(sizes: Sizes) -> float:
 METHODS: dict[str, Method] = {
     "ensemble": Method(empirical.ensemble, ensemble_memory, ensemble_work),
     "measure": Method(empirical.measure, measure_memory, ensemble_work),
+    "stream": Method(empirical.stream, stream_memory, stream_work),
     "weight_free": Method(empirical.weight_free, weight_free_memory, weight_free_work),
 }

@@ -28,7 +28,7 @@ BASE: dict[str, Any] = {"arch": "pre_ln", "width": 256, "heads": 4, "depth": 12,
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
-@pytest.mark.parametrize("method", ["ensemble", "weight_free"])
+@pytest.mark.parametrize("method", ["ensemble", "stream", "weight_free"])
 @pytest.mark.parametrize(
     "change",
     [
