@@ -34,8 +34,6 @@ FUSED: Mapping[str, tuple[Callable[[Array], Array], Callable[[Array, Array], Arr
 """Activations that torch evaluates in one pass, with their gradients."""
 
 
-WORTH_A_CALL = 2**22
-"""Numbers that a device draws at a time: tensors of several seeds, where one is smaller."""
 MOST = 4096  # seeds at once on a device, which has enough to do then
 SHARE = 0.8  # of free memory that they are planned to take
 EXHAUSTED = ("not enough memory", "out of memory", "ALLOC_FAILED")
@@ -64,6 +62,8 @@ class TorchBackend(Backend):
     fused = FUSED
     remote = False
     """Whether arrays lie where numpy does not reach; torch draws there, and nobody waits."""
+    worth_a_call = 2**22
+    """Numbers that a device draws at a time: tensors of several seeds, where one is smaller."""
 
     def __init__(self, dtype: str, device: str) -> None:
         self.device = torch_device(device)
@@ -159,7 +159,7 @@ class TorchBackend(Backend):
             return out
         if not law.variance:
             return out.fill_(float(law.mean))
-        together = max(1, WORTH_A_CALL // math.prod(shape))
+        together = max(1, self.worth_a_call // math.prod(shape))
         start = 0
         for block, members in itertools.groupby(seeds, lambda seed: seed // together):
             places = [seed % together for seed in members]
@@ -172,8 +172,7 @@ class TorchBackend(Backend):
             start += len(places)
         return out
 
-    @staticmethod
-    def _draw(generator: torch.Generator, law: Draw, out: Array) -> None:
+    def _draw(self, generator: torch.Generator, law: Draw, out: Array) -> None:
         mean, deviation = float(law.mean), float(law.variance) ** 0.5
         if law.law == "normal":
             out.normal_(mean, deviation, generator=generator)

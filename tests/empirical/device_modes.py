@@ -18,7 +18,7 @@ class Remote(TorchBackend):
     def __init__(self, dtype: str = "float64", device: str = "cpu", *, looks: bool = False) -> None:
         super().__init__(dtype, device)
         self.go_remote()
-        self.looks, self.ahead = looks, 2**12
+        self.looks, self.ahead, self.worth_a_call = looks, 2**12, 2**12
 
 
 class Shapes(TorchBackend):

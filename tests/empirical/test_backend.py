@@ -13,8 +13,8 @@ import torch
 
 import empirical
 import meanfield as mf
-from empirical import backend, passes
-from empirical.backend import WORTH_A_CALL, TorchBackend
+from empirical import passes
+from empirical.backend import TorchBackend
 from empirical.device import device_products, stored, torch_dtype
 from empirical.host import fast
 from empirical.passes import Pass
@@ -178,7 +178,6 @@ def remote(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the measurements compute in the ways of a device."""
     for module in (passes, sys.modules[empirical.weight_free.__module__]):
         monkeypatch.setattr(module, "TorchBackend", Remote)
-    monkeypatch.setattr(backend, "WORTH_A_CALL", 2**12)
 
 
 @pytest.mark.usefixtures("remote")
@@ -234,7 +233,7 @@ def test_tensors_of_a_device() -> None:
     small, large = (4, 5), (2**10, 2**10)
     for law in (ops.Draw(0.25, mean=2), ops.Draw(0.25, "uniform", 2)):
         for shape in (small, large):
-            seeds = range(3) if shape is large else range(WORTH_A_CALL // 20 + 3)
+            seeds = range(3) if shape is large else range(where.worth_a_call // 20 + 3)
             drawn = where.tensor(list(seeds), "w", law, shape)
             assert abs(float(drawn.mean()) - 2) < 5 * 0.5 / drawn.numel() ** 0.5
             assert abs(float(drawn.var()) - 0.25) < 5 * 0.25 * (2 / drawn.numel()) ** 0.5
