@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from empirical.build import Architecture, build
+from empirical.device import device_products
 from empirical.layers import Head
 from empirical.losses import READ_THE_HEAD
 from empirical.probe import GRADIENTS, MOMENTS, Probe, Values, one_thread, recorded
@@ -134,7 +136,8 @@ def measure(
     if loss in READ_THE_HEAD and not isinstance(model.head, Head):
         raise InputError(f"loss={loss!r} needs an output head and {arch.name} has none: give vocab=...")
     rows = []
-    with recorded(model) as outputs, one_thread():
+    own = nullcontext() if setting.device == "cpu" else device_products(dtype)
+    with recorded(model) as outputs, one_thread(), own:
         probe = Probe(arch, model, setting, outputs, fixed)
         for seed in seeds:
             rows.append(probe.sample(seed))
