@@ -105,7 +105,7 @@ class TorchBackend(Backend):
 
     def out_of_memory(self, error: Exception) -> bool:
         """Tell whether an error means that memory has ended; on the host torch says so in words alone."""
-        own = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        own = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
         return own or any(words in str(error) for words in EXHAUSTED)
 
     def release(self) -> None:
