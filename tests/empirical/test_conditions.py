@@ -56,9 +56,7 @@ def test_moments_average_over_real_tokens_and_their_pairs() -> None:
     padding = np.array([[True, True, False], [False, True, True], [True, False, False]])
     arch = mf.post_ln(width=4, depth=1, heads=2, vocab=5)
     ids = np.array([[0, 1, 2], [3, 3, 4], [0, 0, 0]])
-    table = measure(
-        arch, tokens=3, batch=3, seeds=[2], ids=ids, padding=padding, dtype="float64"
-    ).activations
+    table = measure(arch, tokens=3, batch=3, seeds=[2], ids=ids, padding=padding, dtype="float64").activations
     model_input = Inputs(arch, 2, torch.zeros(1, dtype=torch.float64), Conditions(ids=ids)).draw(3, 3)[0]
     model = build(arch, seed=2, dtype="float64")
     assert isinstance(model, Transformer)
