@@ -134,8 +134,9 @@ def settings(case: Case, seeds: int) -> dict[str, Any]:
 def fingerprint() -> str:
     """Digest the sources of the sampler."""
     root = Path(empirical.__file__).parents[1]
-    named = ("meanfield/random.py", "empirical/weight_free.py", "empirical/backend.py")
-    files = [*(root / "meanfield" / "weight_free").glob("*.py"), *(root / name for name in named)]
+    named = ("weight_free.py", "backend.py", "host.py", "device.py", "draws.py")
+    files = [*(root / "meanfield" / "weight_free").glob("*.py"), root / "meanfield" / "random.py"]
+    files += [root / "empirical" / name for name in named]
     texts = [path.read_bytes() for path in sorted(files) if path.exists()]
     return hashlib.sha256(b"\0".join(texts)).hexdigest()[:12]
 
