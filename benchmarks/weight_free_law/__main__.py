@@ -2,7 +2,8 @@
 
 A case that is done is kept in a file and left out the next time, unless the sampler's sources, the seeds or
 the case have changed. --report writes the tables of docs/weight_free.md and docs/results/weight_free.csv from
-these files. Exit status 1: the sampler or dense weights are rejected, or what is wrong is not.
+these files; --again tries what is rejected once more, on fresh seeds: the page shows that beside it, and it
+acquits nothing. Exit status 1: the sampler or dense weights are rejected, or what is wrong is not.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 
 from benchmarks.weight_free_law import report
 from benchmarks.weight_free_law.cases import cases
-from benchmarks.weight_free_law.trial import attempt, done, load, path_of, save, work
+from benchmarks.weight_free_law.trial import AGAIN, FRESH, attempt, done, load, path_of, repeat, save, work
 from meanfield.cli import Parser, patience, run
 from meanfield.errors import InputError, UnknownNameError, positive_integer
 
@@ -44,13 +45,29 @@ def try_all(names: list[str], seeds: int, folder: Path) -> int:
     return len(wrong)
 
 
+def try_again(names: list[str], seeds: int, folder: Path) -> int:
+    """Try what is rejected, or what is named, on fresh seeds; return how many cases are rejected again."""
+    known = cases()
+    trials = [load(path) for name in known if (path := path_of(folder, name)).exists()]
+    chosen = [known[name] for name in names or report.rejected_cases(trials)]
+    found = 0
+    with patience("once more", len(chosen) * 2 * (AGAIN + 1) * seeds) as progress:
+        for case in chosen:
+            trial = repeat(case, seeds, progress)
+            save(folder / "again", trial)
+            found += bool(report.rejected_cases([trial], (FRESH,)))
+            print(f"{case.name}: {trial.setting['seconds']:.0f} s", file=sys.stderr, flush=True)
+    return found
+
+
 def write_report(folder: Path, out: Path) -> int:
     """Write the page's tables and the table of all tests; return how much is not as it should be."""
     paths = [path_of(folder, name) for name in cases()]
     trials = [load(path) for path in paths if path.exists()]
     if not trials:
         raise InputError(f"{folder} is empty: compare with python -m benchmarks.weight_free_law")
-    report.update(out / "weight_free.md", report.tables(trials))
+    again = [load(path) for name in cases() if (path := path_of(folder / "again", name)).exists()]
+    report.update(out / "weight_free.md", report.tables(trials, again))
     (out / "results").mkdir(exist_ok=True)
     report.everything(trials).to_csv(out / "results" / "weight_free.csv", index=False, float_format="%.4g")
     wrong = report.failures(trials)
@@ -67,6 +84,7 @@ def main() -> int:
     parser.add_argument("--case", action="append", default=[], help="name of a case; may be repeated")
     parser.add_argument("--list", action="store_true", help="names of the cases")
     parser.add_argument("--report", action="store_true", help="write the tables from what was compared")
+    parser.add_argument("--again", action="store_true", help="try what is rejected on fresh seeds")
     parser.add_argument("--measured", type=Path, default=MEASURED, help="folder of the cases' files")
     parser.add_argument(
         "--out", type=Path, default=Path("docs"), help="folder of weight_free.md and results/"
@@ -79,7 +97,8 @@ def main() -> int:
         return 0
     if options.report:
         return 1 if write_report(options.measured, options.out) else 0
-    return 1 if try_all(options.case, positive_integer("seeds", options.seeds), options.measured) else 0
+    try_them = try_again if options.again else try_all
+    return 1 if try_them(options.case, positive_integer("seeds", options.seeds), options.measured) else 0
 
 
 if __name__ == "__main__":

@@ -11,7 +11,19 @@ from scipy.stats import norm
 
 from benchmarks.weight_free_law.compare import judged
 from benchmarks.weight_free_law.faults import FAULTS
-from benchmarks.weight_free_law.trial import DENSE, NUMPY, PART, SCALED, SIDES, TORCH, Trial
+from benchmarks.weight_free_law.trial import (
+    AGAIN,
+    DENSE,
+    FIRST,
+    FIRST_DENSE,
+    FRESH,
+    NUMPY,
+    PART,
+    SCALED,
+    SIDES,
+    TORCH,
+    Trial,
+)
 from meanfield.cli import write
 from meanfield.errors import InputError
 
@@ -68,6 +80,16 @@ def failures(trials: Sequence[Trial], *, faults: bool = True) -> list[str]:
         if not seen.any():
             found.append(f"{fault}: rejected in no case")
     return found
+
+
+def rejected_cases(trials: Sequence[Trial], sides: Sequence[str] = TRUE) -> list[str]:
+    """Name the cases of which something is rejected, all tests of a side being one family."""
+    trials = [trial for trial in trials if trial.group != OTHER_LAW]
+    names = []
+    for side in sides if trials else ():
+        seen = _seen(_family(trials, side))
+        names += list(seen.index[seen > 0])
+    return list(dict.fromkeys(names))
 
 
 def in_short(trial: Trial) -> str:
@@ -180,6 +202,21 @@ def _beyond(trials: Sequence[Trial]) -> str:
     return _markdown(("side", "case", "parameter", "ratio", "z", "p of KS"), rows) if rows else "None."
 
 
+def _again(trials: Sequence[Trial]) -> str:
+    rows = []
+    for trial in trials:
+        for side in (FRESH, FIRST, FIRST_DENSE):
+            table = _family([trial], side)
+            worst = table.sort_values("p_ks").iloc[0]
+            name = f"{worst.layer} {worst.module}.{worst.parameter}"
+            rows.append((trial.case, side, *_summary(table), f"{name}: z = {worst.z:+.2f}"))
+    head = (
+        "case", "against fresh dense models", "parameters", "largest error of a mean", "largest z",
+        "means beyond 3 s.e.", "smallest p of KS", "p below 0.01", "rejected: means + laws", "smallest p of",
+    )  # fmt: skip
+    return _markdown(head, rows)
+
+
 def _other_laws(trials: Sequence[Trial]) -> str:
     rows = [
         (trial.case, side, *_summary(_family([trial], side))) for trial in trials for side in (TORCH, DENSE)
@@ -191,11 +228,12 @@ def _other_laws(trials: Sequence[Trial]) -> str:
     return _markdown(head, rows)
 
 
-def tables(trials: Sequence[Trial]) -> str:
+def tables(trials: Sequence[Trial], again: Sequence[Trial] = ()) -> str:
     """Lay out all tables.
 
     Args:
         trials: The trials, in the order of the page.
+        again: What was tried once more.
 
     Returns:
         Markdown.
@@ -215,7 +253,10 @@ def tables(trials: Sequence[Trial]) -> str:
         f"with planted faults; {minutes:.0f} minutes on one core; torch {shown['torch']}, numpy "
         f"{shown['numpy']}. Sampler: commit {shown['commit']}, digest of its sources {shown['sampler']}."
     )
-    parts = [origin, "### All tests together", _overview(equal)]
+    parts = [origin, "### All tests together", _overview(equal), "### Rejected"]
+    parts.append("\n".join(f"- {line}" for line in failures(equal)) or "Nothing.")
+    if again:
+        parts += [f"Once more, on {AGAIN} times as many fresh models of either side:", _again(again)]
     for group in dict.fromkeys(trial.group for trial in equal):
         title = f"### {group.capitalize()}"
         parts += [title, _cases_of(group, equal)]

@@ -28,6 +28,9 @@ from meanfield.weight_free import sample
 TORCH, NUMPY, DENSE, SCALED = "torch float32", "numpy float64", "dense again", "5 % wrong"
 SIDES = (TORCH, NUMPY, DENSE, SCALED, *FAULTS)
 TOGETHER = 2000  # seeds in one call
+FRESH, FIRST, FIRST_DENSE = "fresh sampler", "first sampler", "first dense"
+AGAIN = 10  # what was rejected is tried again on this many times as many models
+START = 10**9  # of the sampler's fresh seeds
 PART = 4  # numpy, which runs the same code, and faults are tried on the seeds divided by this
 
 Progress = Callable[[int], None]
@@ -91,6 +94,36 @@ def attempt(case: Case, seeds: int, progress: Progress) -> Trial:
         with planted(name):
             found[name] = in_torch(case, range(seeds // PART), progress)
     sides = {name: compare(squares, truth) for name, squares in found.items()}
+    setting = described | {"commit": commit(), "seconds": round(time.perf_counter() - start, 1)}
+    return Trial(case.name, case.group, setting, sides)
+
+
+def repeat(case: Case, seeds: int, progress: Progress) -> Trial:
+    """Try a case once more, against ten times as many dense models that were in no sample before.
+
+    Args:
+        case: The case.
+        seeds: Models in each of its first samples, of a case that has no need of more.
+        progress: Called with the number of models drawn since the last call.
+
+    Returns:
+        A trial whose sides are as many fresh models of the sampler, and both first samples.
+    """
+    start, described = time.perf_counter(), settings(case, seeds)
+    first, fresh = seeds * case.times, AGAIN * seeds * case.times
+
+    def drawn(count: int, side: str) -> Squares:
+        law = case.own_law
+        return dense_squares(
+            case.arch, case.setting, seeds=count, key=_key(case, side), own_law=law, progress=progress
+        )
+
+    truth = drawn(fresh, "again")
+    sides = {
+        FRESH: compare(in_torch(case, range(START, START + fresh), progress), truth),
+        FIRST: compare(in_torch(case, range(first), progress), truth),
+        FIRST_DENSE: compare(drawn(first, "first"), truth),
+    }
     setting = described | {"commit": commit(), "seconds": round(time.perf_counter() - start, 1)}
     return Trial(case.name, case.group, setting, sides)
 

@@ -219,6 +219,19 @@ def test_a_run_that_is_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.M
     assert len(tried) == 3
 
 
+def test_what_is_rejected_is_tried_again_and_shown(tmp_path: Path) -> None:
+    case = CASES["T = d"]
+    rejected = replace(made_up(1.05), case=case.name)
+    save(tmp_path, rejected)
+    save(tmp_path, replace(made_up(), case="post_ln"))
+    assert run("--again", "--seeds", "30", "--measured", str(tmp_path)) == 0  # the sampler is right
+    (path,) = (tmp_path / "again").iterdir()
+    page = tables([rejected], [load(path)])
+    assert "| T = d | fresh sampler |" in page
+    assert f"- {TORCH}, T = d, layer 1 map0.weight: mean and law rejected" in page  # and stays so
+    assert failures([rejected])
+
+
 def test_a_case_that_fails_sets_the_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         command, "attempt", lambda case, seeds, progress: replace(made_up(1.05), case=case.name)
