@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -21,10 +22,11 @@ from empirical.passes import Pass, Squares
 from empirical.probe import GRADIENTS, MOMENTS
 from empirical.setting import Conditions, Setting, conditions, seed_list
 from meanfield.checks import check_architecture
-from meanfield.errors import positive_integer
+from meanfield.errors import InputError, positive_integer
 from meanfield.given import PerStack
 
 WORTH_WORKERS = 20.0  # seconds of work; a process needs some to start
+STAY = 120  # seconds that workers wait for the next call
 PARTS = 4  # for each worker: at the end others wait for one part at most
 
 
@@ -78,8 +80,8 @@ def ensemble(
         The measurement, without hidden states; ``.how`` says what was chosen.
 
     Raises:
-        InputError: If the setting cannot be measured, one seed needs more memory than there is, or a gradient
-            is not finite.
+        InputError: If the setting cannot be measured, one seed needs more memory than there is, a worker is
+            killed, or a gradient is not finite.
 
     Source:
         definition.
@@ -107,14 +109,14 @@ def ensemble(
         chunks = [checked[k : k + run.at_once] for k in range(0, len(checked), run.at_once)]
         if not run.backend.looks and workers in (None, 1):
             chunks = [checked]  # a device is waited for once
-        found, rest, seconds = [run(chunks[0], report)], chunks[1:], 0.0
-        if rest:  # the first pass is slower than the others
+        found, rest = [], chunks
+        if workers is None:  # the second pass tells how long the others take; the first one is slower
+            found = [run(chunk, report) for chunk in chunks[:1]]
             start = time.perf_counter()
-            found.append(run(rest[0], report))
-            rest, seconds = rest[1:], time.perf_counter() - start
-        if workers is None:
-            worth = setting.device == "cpu" and seconds * len(rest) > WORTH_WORKERS
-            workers = len(os.sched_getaffinity(0)) if worth else 1
+            found += [run(chunk, report) for chunk in chunks[1:2]]
+            rest = chunks[2:]
+            seconds = (time.perf_counter() - start) * len(rest)
+            workers = _processors() if setting.device == "cpu" and seconds > WORTH_WORKERS else 1
         workers = min(workers, len(rest) or 1)
         if workers == 1:
             found += [run(chunk, report) for chunk in rest]
@@ -159,22 +161,38 @@ def _shared(
 ) -> list[Squares]:
     """Run chunks of seeds on processes that stay for the next call."""
     from loky import get_reusable_executor
+    from loky.process_executor import BrokenProcessPool
 
     share = -(-len(chunks) // (PARTS * workers))
     parts = [chunks[k : k + share] for k in range(0, len(chunks), share)]
-    executor = get_reusable_executor(max_workers=workers, env=ONE_THREAD)
-    work = functools.partial(_some, arch, setting, fixed)
+    executor = get_reusable_executor(max_workers=workers, timeout=STAY, env=ONE_THREAD)
+    work = functools.partial(_some, uuid.uuid4().hex, arch, setting, fixed)
     found = []
-    for part, squares in zip(parts, executor.map(work, parts), strict=True):
-        found += squares
-        report(sum(map(len, part)))
+    try:
+        for part, squares in zip(parts, executor.map(work, parts), strict=True):
+            found += squares
+            report(sum(map(len, part)))
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"one of workers={workers} was killed, probably for want of memory: give fewer, or workers=1"
+        ) from error
     return found
 
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+_passes: dict[str, Pass] = {}  # of the call that a worker is at
 
 
-def _some(arch: Architecture, setting: Setting, fixed: Conditions, chunks: list[list[int]]) -> list[Squares]:
+def _some(
+    call: str, arch: Architecture, setting: Setting, fixed: Conditions, chunks: list[list[int]]
+) -> list[Squares]:
+    """Run chunks in a worker, in the memory of those before."""
     with fast(setting.dtype, setting.device):
-        run = Pass(arch, setting, fixed)
-        return [run(chunk) for chunk in chunks]
+        if call not in _passes:
+            _passes.clear()
+            _passes[call] = Pass(arch, setting, fixed)
+        return [_passes[call](chunk) for chunk in chunks]
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import signal
 from typing import Any
 
 import numpy as np
@@ -114,6 +117,18 @@ def test_workers_give_the_same_bits() -> None:
     shared = empirical.ensemble(arch, tokens=4, seeds=range(200), workers=2)
     pd.testing.assert_frame_equal(alone.samples, shared.samples, check_exact=True)
     assert "2 processes" in shared.how
+
+
+def kill(*arguments: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("empirical.ensemble"), "_some", kill)
+    arch = mf.pre_ln(width=16, depth=1, heads=2, d_ff=32)
+    with pytest.raises(InputError, match="one of workers=2 was killed, probably for want of memory"):
+        empirical.ensemble(arch, tokens=2, seeds=range(200), workers=2)
 
 
 def test_what_is_left_to_automatic_differentiation() -> None:
