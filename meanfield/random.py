@@ -1,8 +1,9 @@
 """Random numbers: one stream for each seed and purpose, and fast draws in single precision.
 
-A key is BLAKE2b of seed and purpose, so that a draw depends neither on the order of seeds or tensors nor on
-the number of threads that draw. Many numbers at once are made of the bits of AES-128 in counter mode, which
-processors compute three times as fast as numpy's fastest generator; single ones come from numpy's SFC64.
+Seed and purpose name a stream, through BLAKE2b, so that a draw depends neither on the order of seeds or
+tensors nor on the number of threads that draw. Many numbers at once are made of the bits of AES-128 in
+counter mode, which processors compute three times as fast as numpy's fastest generator: the seed makes the
+key, the purpose the 128-bit start of the counter. Single numbers come from numpy's SFC64.
 """
 
 from __future__ import annotations

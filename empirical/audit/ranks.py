@@ -86,7 +86,7 @@ class Ranks:
         for rank, reason in enumerate(heard):
             if reason is not None:
                 raise InputError(f"rank {rank} of {self.size}: {reason}")
-        return result  # type: ignore[return-value]
+        return result  # type: ignore[return-value]  # there, since no process has failed
 
     def check_same(self, values: Mapping[str, object]) -> None:
         """Check that all processes were asked for the same.

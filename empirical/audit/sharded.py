@@ -97,6 +97,7 @@ class Sharded(Site):
                 if tensor.ndim:
                     raise InputError(f"the module is partly sharded, and {name} is not: {remedy}")
                 continue
+            # a DTensor, by the check above
             mesh, placements = tensor.device_mesh, tensor.placements  # type: ignore[attr-defined]
             by_rows = len(placements) == 1 and placements[0].is_shard(0)
             if not by_rows or mesh.size() != self.ranks.size:
@@ -128,6 +129,7 @@ class Sharded(Site):
         whole = gathered(module, self.kind, first) if isinstance(module, self.kind) else module
         reading = self.agree(lambda: read(whole) if first else None)
         told = None if reading is None else (_thin(reading), _parts(reading, whole))
+        # rank 0 has told something
         thin, self.parts = self.ranks.share(told)  # type: ignore[misc]
         return thin if reading is None else dataclasses.replace(thin, again=reading.again)
 
