@@ -112,6 +112,7 @@ def paper_encoder_decoder(
     accepted = tuple(option for option in OPTIONS if option not in own)
     init = "xavier_normal" if where.init == "xavier_uniform" else where.init
     scale = float(positive_integer("width", width)) ** 0.5
-    chosen = options_from(options, accepted, init=init, embedding_scale=scale)
+    sizes = {"heads": heads, "d_ff": d_ff, "vocab": vocab}
+    chosen = options_from(options, accepted, init=init, embedding_scale=scale, **sizes)
     name = f"paper_encoder_decoder_{placement}"
-    return assemble(name, where, width, depth, None, vocab, replace(chosen, heads=heads, d_ff=d_ff))
+    return assemble(name, where, width, depth, None, vocab, chosen)
