@@ -7,6 +7,10 @@ or, in `empirical`, as tensors. Nothing here imports torch or matplotlib.
 from meanfield.errors import InputError as InputError
 from meanfield.errors import MissingRuleError as MissingRuleError
 from meanfield.errors import UnknownNameError as UnknownNameError
+from meanfield.first_update import FirstUpdate as FirstUpdate
+from meanfield.first_update import critical_learning_rate as critical_learning_rate
+from meanfield.first_update import first_update as first_update
+from meanfield.first_update import risk as risk
 from meanfield.initialization import Initialization as Initialization
 from meanfield.initialization import initializations as initializations
 from meanfield.ops import Draw as Draw

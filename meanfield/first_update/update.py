@@ -1,0 +1,165 @@
+"""`first_update`: what the first step of an optimiser does to every parameter, before any training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from meanfield.errors import InputError, UnknownNameError, positive_integer
+from meanfield.first_update.shapes import parameter_shapes
+from meanfield.ops import EncoderDecoder, ParameterKey, Transformer
+from meanfield.predict import predict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OPTIMIZERS = ("adam", "radam", "sgd")
+"""Adam moves by signs at first; RAdam begins with steps that are not adapted, as SGD's."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FirstUpdate:
+    """The first step of an optimiser from a random initialisation.
+
+    Attributes:
+        profile: Key columns, and what does not depend on the optimiser: ``entries, moved, weight_norm,
+            grad_norm, grad_abs``.
+        optimizer: One of `OPTIMIZERS`.
+        learning_rate: Largest learning rate of the schedule.
+        warmup: Steps of linear warm-up, T: the first step is made at learning_rate / T.
+    """
+
+    profile: pd.DataFrame
+    optimizer: str
+    learning_rate: float
+    warmup: int = 1
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise UnknownNameError("optimizer", self.optimizer, OPTIMIZERS)
+        rate = self.learning_rate
+        if isinstance(rate, bool) or not isinstance(rate, Real) or not math.isfinite(rate) or rate <= 0:
+            raise InputError(f"learning_rate={rate!r} is no step size: give a number above 0, such as 1e-3")
+        positive_integer("warmup", self.warmup)
+
+    @property
+    def step_size(self) -> float:
+        """Learning rate of the first step, learning_rate / T."""
+        return self.learning_rate / self.warmup
+
+    def at(
+        self, *, optimizer: str | None = None, learning_rate: float | None = None, warmup: int | None = None
+    ) -> FirstUpdate:
+        """Say the same of another optimiser or learning rate; the gradients need not be predicted again.
+
+        Args:
+            optimizer: One of `OPTIMIZERS`; as it is if None.
+            learning_rate: Largest learning rate; as it is if None.
+            warmup: Steps of warm-up; as it is if None.
+
+        Returns:
+            The other first update.
+        """
+        return replace(
+            self,
+            optimizer=self.optimizer if optimizer is None else optimizer,
+            learning_rate=self.learning_rate if learning_rate is None else learning_rate,
+            warmup=self.warmup if warmup is None else warmup,
+        )
+
+    @property
+    def df(self) -> pd.DataFrame:
+        """One row per parameter: key columns and profile, and these.
+
+        update_norm         norm of the step: lr sqrt(moved) for Adam, lr grad_norm for SGD and RAdam
+        relative_update     update_norm / weight_norm; infinite where weights start at 0
+        first_order_change  by how much the loss falls to first order: lr grad_abs, or lr grad_norm^2
+        """
+        table = self.profile
+        if self.optimizer == "adam":
+            norm, change = np.sqrt(table.moved), table.grad_abs
+        else:
+            norm, change = table.grad_norm, table.grad_norm**2
+        update = self.step_size * norm
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = update / table.weight_norm
+        return table.assign(
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            warmup=self.warmup,
+            update_norm=update,
+            relative_update=relative,
+            first_order_change=self.step_size * change,
+        )
+
+    @property
+    def first_order_change(self) -> float:
+        """By how much the loss falls to first order, all parameters together."""
+        return float(self.df.first_order_change.sum())
+
+
+def first_update(
+    arch: Transformer | EncoderDecoder,
+    *,
+    tokens: int,
+    batch: int = 1,
+    learning_rate: float,
+    optimizer: str = "adam",
+    warmup: int = 1,
+    loss: str = "cross_entropy",
+    **given: Any,
+) -> FirstUpdate:
+    """Predict the first update of every parameter from a random initialisation.
+
+        SGD, RAdam: -lr g;  Adam: -lr sign(g), as m / (1 - beta_1) = g and v / (1 - beta_2) = g^2
+
+    Args:
+        arch: The architecture.
+        tokens: Tokens in a sequence; of the target for an encoder-decoder.
+        batch: Sequences.
+        learning_rate: Largest learning rate of the schedule.
+        optimizer: ``"adam"``, ``"sgd"`` or ``"radam"``.
+        warmup: Steps of linear warm-up, T; 1 for none.
+        loss: As for `meanfield.predict`.
+        given: What else `meanfield.predict` takes, without samples.
+
+    Returns:
+        The update, with ``.df``.
+
+    Raises:
+        InputError: If a value cannot be.
+        UnknownNameError: If there is no such optimiser or loss.
+        MissingRuleError: If the theory has no rule for a part of the architecture.
+
+    Assumes:
+        What `predict` does; Adam without eps; Gaussian entries of each gradient.
+
+    Source:
+        kingma2015 (Adam), liu2020 (RAdam).
+    """
+    if given.pop("samples", 0):
+        raise InputError("samples= has no meaning for a first update: leave it out, the limit is used")
+    start = FirstUpdate(_nothing(), optimizer, learning_rate, warmup)
+    table = predict(arch, tokens=tokens, batch=batch, loss=loss, **given).df
+    shapes = parameter_shapes(arch)
+    keys = [ParameterKey(*row) for row in zip(table.layer, table.module, table.parameter, strict=True)]
+    entries = np.array([shapes[key].size for key in keys])
+    square = np.array([shapes[key].square for key in keys])
+    moved = np.where(table.grad_norm > 0, entries, 0)
+    profile = table.drop(columns=["grad_sq", "log10_grad_sq"]).assign(
+        entries=entries,
+        moved=moved,
+        weight_norm=np.sqrt(entries * square),
+        grad_abs=np.sqrt(2 / np.pi * moved) * table.grad_norm,
+    )
+    return replace(start, profile=profile)
+
+
+def _nothing() -> pd.DataFrame:
+    import pandas as pd  # half a second: not at import
+
+    return pd.DataFrame()
