@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from empirical.audit.batch import Batch, as_call, described
 from empirical.audit.measure import Build, Measured, Plan, Reader, measure
 from empirical.audit.predict import LABELS, ModulePrediction, places_of, predict_reading
-from empirical.audit.ranks import Ranks, joined
+from empirical.ranks import Ranks, joined
 from empirical.audit.statistics import DISAGREES, UNPREDICTED, Score, compare, score, worst
 from empirical.device import torch_device, torch_dtype
 from empirical.losses import LOSSES

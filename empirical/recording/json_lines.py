@@ -51,7 +51,7 @@ class JsonLines:
         Raises:
             InputError: If the file cannot be written.
         """
-        lines = [json.dumps({k: _plain(v) for k, v in r.row().items()}, allow_nan=False) for r in records]
+        lines = [json.dumps({k: plain(v) for k, v in r.row().items()}, allow_nan=False) for r in records]
         self._append("".join(f"{line}\n" for line in lines).encode())
 
     def _append(self, data: bytes) -> None:
@@ -126,7 +126,7 @@ def read_json_lines(path: Path | str) -> pd.DataFrame:
     return found
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return next(name for name, beyond in BEYOND.items() if str(beyond) == str(value))
     return value

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from empirical.audit.ranks import Ranks, joined
+from empirical.ranks import Ranks, joined
 from empirical.audit.sharded import Sharded
 from empirical.audit.shards import Spans, shard_of, units
 from empirical.audit.sites import check_unwrapped

@@ -103,7 +103,7 @@ class Ranks:
                 if other.get(name) != first[name]:
                     raise InputError(
                         f"{name} differs between the processes ({_short(first[name])} on rank 0, "
-                        f"{_short(other.get(name))} on rank {rank}): an audit is one measurement, give the "
+                        f"{_short(other.get(name))} on rank {rank}): all work on one thing, give the "
                         "same on every rank"
                     )
 
