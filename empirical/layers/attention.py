@@ -76,13 +76,13 @@ class Attention(nn.Module):
                 x.shape[1], source.shape[1]
             )  # (batch or 1, heads, tokens, source tokens)
         if self.alibi is not None:
-            distance = _offsets(x.shape[1], source.shape[1]).abs().to(s)  # (tokens, source tokens)
+            distance = _offsets(x.shape[1], source.shape[1], s).abs().to(s)  # (tokens, source tokens)
             s = s - self.alibi.to(s)[:, None, None] * distance
         return s if self.softcap is None else self.softcap * torch.tanh(s / self.softcap)
 
     def visible(self, s: Tensor, padding: Tensor | None) -> Tensor:
         """Tell which keys each query sees, (tokens, source tokens) or (batch, 1, tokens, source tokens)."""
-        offset = _offsets(s.shape[-2], s.shape[-1]).to(s.device)
+        offset = _offsets(s.shape[-2], s.shape[-1], s)
         seen = torch.ones_like(offset, dtype=torch.bool)
         if self.causal:
             seen = seen & (offset <= 0)
@@ -115,9 +115,9 @@ def _normed(norm: Norm | None, x: Tensor, heads: int) -> Tensor:
     return norm(x.reshape(*x.shape[:2], heads, -1)).flatten(2)
 
 
-def _offsets(tokens: int, sources: int) -> Tensor:
-    """Positions of keys minus those of queries, j - i, (tokens, source tokens)."""
-    return torch.arange(sources) - torch.arange(tokens)[:, None]
+def _offsets(tokens: int, sources: int, like: Tensor) -> Tensor:
+    """Positions of keys minus those of queries, j - i, (tokens, source tokens), where another tensor is."""
+    return torch.arange(sources, device=like.device) - torch.arange(tokens, device=like.device)[:, None]
 
 
 class Rotary(nn.Module):
@@ -153,7 +153,7 @@ class RelativeBias(nn.Module):
 
     def forward(self, tokens: int, sources: int) -> Tensor:
         """Look up the term of every pair of tokens."""
-        buckets = relative_buckets(_offsets(tokens, sources), self.op).to(self.weight.device)
+        buckets = relative_buckets(_offsets(tokens, sources, self.weight), self.op)
         return F.embedding(buckets, self.weight).permute(2, 0, 1)  # (heads, tokens, source tokens)
 
 

@@ -108,17 +108,20 @@ class Scale(nn.Module):
 class Dropout(nn.Module):
     """Zeroes coordinates at a rate and divides the others by 1 - rate, in train mode alone.
 
-    The mask is the next draw of ``generator``, so that equal seeds see equal masks on every device.
+    The mask is the next draw of ``generator``, so that equal seeds see equal masks on every device. Without
+    one (None) it comes from torch's generator of the device, which needs no copy: for training.
     """
 
     def __init__(self, rate: ops.Number) -> None:
         super().__init__()
         self.rate = float(rate)
-        self.generator = np.random.default_rng(0)
+        self.generator: np.random.Generator | None = np.random.default_rng(0)
 
     def forward(self, x: Tensor, context: Context = ALONE) -> Tensor:
         """Drop; `context` is not read."""
         if not self.training or self.rate == 0:
             return x
+        if self.generator is None:
+            return F.dropout(x, self.rate)
         kept = torch.from_numpy(self.generator.random(tuple(x.shape), dtype=np.float32) >= self.rate)
         return x * kept.to(x) / (1 - self.rate)
