@@ -11,7 +11,7 @@ help:  ## List the targets
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,hf,x-transformers,tensorboard,ray]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,hf,x-transformers,tensorboard,ray,train]'
 	@touch $@
 
 install: $(READY)  ## Create .venv and install everything that the other targets need

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from empirical.corpus.values import Pair
 from empirical.corpus.vocabulary import Vocabulary
+from empirical.draws import seed_number
 from meanfield.errors import InputError, positive_integer
 
 
@@ -39,7 +40,7 @@ class PairBatches:
     """
 
     def __init__(self, pairs: Sequence[Pair], tokens: int, seed: int) -> None:
-        self.tokens, self.seed = positive_integer("tokens", tokens), whole_seed(seed)
+        self.tokens, self.seed = positive_integer("tokens", tokens), seed_number(seed)
         self._pairs = pairs
         if not pairs:
             raise InputError("no pairs to make batches of: give a corpus with at least one")
@@ -103,12 +104,10 @@ class PairBatches:
             As `batch`, with every ``world``-th row.
 
         Raises:
-            InputError: If a step is below 0, or a batch of the epoch has fewer rows than processes.
+            InputError: If the step is below 0, there is no such rank, or a batch has fewer rows than
+                processes.
         """
-        if step < 0:
-            raise InputError(f"step={step} is below 0: steps count from 0")
-        if not 0 <= rank < world:
-            raise InputError(f"rank={rank} of world={world}: give a rank from 0 to {world - 1}")
+        _check(step, rank, world)
         if world > self.smallest:  # said at the first step: it would end a run at a later one
             raise InputError(
                 f"the smallest batch has {self.smallest} rows for world={world} processes: give more than "
@@ -118,10 +117,89 @@ class PairBatches:
         pairs = [self._pairs[index] for index in rows[rank::world]]
         targets = [pair.target for pair in pairs]
         return (
-            padded([pair.source for pair in pairs]),
-            padded([(Vocabulary.BOS, *target) for target in targets]),
-            padded([(*target, Vocabulary.EOS) for target in targets]),
+            _padded([pair.source for pair in pairs]),
+            _padded([(Vocabulary.BOS, *target) for target in targets]),
+            _padded([(*target, Vocabulary.EOS) for target in targets]),
         )
+
+
+class TextBatches:
+    """Batches of random crops from a stream of tokens; which ones follows from (seed, step) alone.
+
+    Args:
+        stream: Token ids, shape (tokens of the stream,).
+        tokens: Tokens of a batch; it has ``tokens // length`` rows.
+        length: Tokens of a crop.
+        seed: Seed of the crops.
+
+    Raises:
+        InputError: If a crop is longer than the stream or than a batch, or the seed is below 0.
+
+    Example:
+        >>> batches = TextBatches(np.arange(100), tokens=20, length=8, seed=0)
+        >>> batches.batch(3).shape
+        torch.Size([2, 8])
+        >>> bool((batches.batch(3).diff() == 1).all())
+        True
+    """
+
+    def __init__(self, stream: NDArray[np.integer], tokens: int, length: int, seed: int) -> None:
+        self.tokens, self.length = positive_integer("tokens", tokens), positive_integer("length", length)
+        self.seed = seed_number(seed)
+        if length > tokens:
+            raise InputError(f"length={length} is more than a batch of tokens={tokens}: give more tokens")
+        if length > len(stream):
+            raise InputError(
+                f"length={length} is more than the stream's {len(stream)} tokens: "
+                "give a shorter length, or more text"
+            )
+        self._stream = stream
+
+    def batch(self, step: int) -> Tensor:
+        """Make the batch of a step.
+
+        Args:
+            step: The step, from 0 on.
+
+        Returns:
+            Token ids, shape (tokens // length, length).
+        """
+        return self.share(step, 0, 1)
+
+    def share(self, step: int, rank: int, world: int) -> Tensor:
+        """Make the part of a batch that one of several processes works on; the parts together are the batch.
+
+        Args:
+            step: The step.
+            rank: The process, from 0 on.
+            world: How many there are.
+
+        Returns:
+            As `batch`, with every ``world``-th row.
+
+        Raises:
+            InputError: If the step is below 0, there is no such rank, or a batch has fewer rows than
+                processes.
+        """
+        _check(step, rank, world)
+        rows = self.tokens // self.length
+        if world > rows:
+            raise InputError(
+                f"a batch has {rows} rows for world={world} processes: give more tokens, or fewer processes"
+            )
+        starts = np.random.default_rng([self.seed, step]).integers(
+            len(self._stream) - self.length + 1, size=rows
+        )
+        places = starts[rank::world, None] + np.arange(self.length)  # (rows, length)
+        return torch.from_numpy(self._stream[places].astype(np.int64))
+
+
+def _check(step: int, rank: int, world: int) -> None:
+    """Check which part of which batch is asked for."""
+    if step < 0:
+        raise InputError(f"step={step} is below 0: steps count from 0")
+    if not 0 <= rank < world:
+        raise InputError(f"rank={rank} of world={world}: give a rank from 0 to world - 1")
 
 
 def _cut(lengths: NDArray[np.int64], tokens: int) -> list[int]:
@@ -134,33 +212,9 @@ def _cut(lengths: NDArray[np.int64], tokens: int) -> list[int]:
     return cuts
 
 
-def padded(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Put rows of token ids into a tensor.
-
-    Args:
-        rows: Rows of any lengths.
-
-    Returns:
-        Shape (rows, longest), int64, filled up with PAD at the end of each row.
-    """
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Put rows of token ids into a tensor (rows, longest), filled up with PAD."""
     out = np.full((len(rows), max(map(len, rows))), Vocabulary.PAD)
     for index, row in enumerate(rows):
         out[index, : len(row)] = row
     return torch.from_numpy(out)
-
-
-def whole_seed(seed: int) -> int:
-    """Check that a seed is a whole number that numpy takes.
-
-    Args:
-        seed: The seed.
-
-    Returns:
-        The seed.
-
-    Raises:
-        InputError: If it is none, or below 0.
-    """
-    if isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0:
-        raise InputError(f"seed={seed!r}: give a whole number of at least 0")
-    return int(seed)

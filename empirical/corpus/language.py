@@ -9,6 +9,7 @@ from typing import NamedTuple
 from empirical.corpus.lexicon import ADVERBS, CONJUNCTIONS, GENDERS, MOST, NAMES, Forms, Zipf
 from empirical.corpus.values import Pair, Parallel
 from empirical.corpus.vocabulary import Vocabulary
+from empirical.draws import seed_number
 from meanfield.errors import InputError, positive_integer
 
 SHORTEST = 4  # words of a source sentence
@@ -226,11 +227,11 @@ def generated(
     """Draw a translation corpus from a grammar whose translations are exact.
 
     The target follows from the source alone: its entropy given the source is 0, and the best BLEU is 100.
-    Sources have 4 words or more, and none is there twice, in whatever split. The source language says subject, verb,
-    object and puts adjectives before nouns; verbs agree in number. The target language puts the verb last, or
-    first after an adverb or a subordinate clause; subordinate clauses come first, adjectives follow nouns;
-    articles, adjectives and relative pronouns agree with the noun in three genders and two numbers; an
-    indefinite plural has no article.
+    Sources have 4 words or more, and none is there twice, in whatever split. The source language says
+    subject, verb, object and puts adjectives before nouns; verbs agree in number. The target language puts
+    the verb last, or first after an adverb or a subordinate clause; subordinate clauses come first,
+    adjectives follow nouns; articles, adjectives and relative pronouns agree with the noun in three genders
+    and two numbers; an indefinite plural has no article.
 
     Args:
         seed: Seed of words and sentences.
@@ -256,8 +257,6 @@ def generated(
         >>> corpus.source.decode(corpus.test[0].source), corpus.target.decode(corpus.test[0].target)
         ('nem busem luzanefi nem lagiv', 'did bivid did tetedid fufidug')
     """
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputError(f"seed={seed!r} is not an integer: give a whole number")
     sizes = {"train": train, "valid": valid, "test": test}
     for name, value in sizes.items():
         positive_integer(name, value)
@@ -271,6 +270,7 @@ def generated(
     for name, share in {"relative": relative, "subordinate": subordinate}.items():
         if not 0 <= share <= 1:
             raise InputError(f"{name}={share} is no share: give 0 to 1")
+    seed = seed_number(seed)
     language = Language(
         seed=seed,
         nouns=nouns,

@@ -1,4 +1,4 @@
-"""Corpora as values: pairs of sentences as token ids, their vocabularies, and a digest of all of it."""
+"""Corpora as values: token ids, their vocabularies, and a digest of all of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from empirical.corpus.vocabulary import Vocabulary
 
@@ -60,6 +61,36 @@ class Parallel:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split}={len(getattr(self, split))}" for split in ("train", "valid", "test"))
         return f"Parallel({self.name!r}, source={self.source}, target={self.target}, {sizes})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Text:
+    """A corpus of running text: documents one after the other, EOS after each.
+
+    Args:
+        name: What the corpus is, for tables and logs.
+        vocabulary: The vocabulary.
+        train: Token ids to train on, shape (tokens,), int32.
+        valid: Token ids for validation.
+    """
+
+    name: str
+    vocabulary: Vocabulary
+    train: NDArray[np.int32]
+    valid: NDArray[np.int32]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Digest of the vocabulary and of every token in its order: equal only for the same data."""
+        digest = hashlib.sha256(self.vocabulary.to_json().encode())
+        for split in (self.train, self.valid):
+            digest.update(len(split).to_bytes(8, "little") + split.astype("<i4").tobytes())
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        return (
+            f"Text({self.name!r}, {self.vocabulary}, train={len(self.train)}, valid={len(self.valid)} tokens)"
+        )
 
 
 def _bytes(ids: Iterable[int]) -> bytes:
