@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,18 +30,24 @@ from empirical.device import DEVICES, torch_device
 from empirical.store import STALE_SECONDS
 from figures import (
     concentration,
+    first_update,
+    gradient_after_warmup,
     gradient_by_depth,
     gradient_by_layer,
     hidden_state_growth,
+    learning_rate_grid,
     norm_jacobian,
     paper_model,
+    steps_to_loss,
     theorem1,
     token_correlation,
+    training_curves,
     verdicts,
 )
 from figures.criteria.finding import Tables
-from figures.lab import Lab, work
-from figures.presets import PRESETS
+from figures.lab import Lab
+from figures.presets import PRESETS, TRAINING
+from figures.sources import Initialisation, Source, Training
 from figures.style import checksum, save, style
 from meanfield.claims import Setting
 from meanfield.cli import Parser, run
@@ -60,7 +66,12 @@ FIGURES: dict[str, ModuleType] = {
         paper_model,
     )
 }
+TRAINED: dict[str, ModuleType] = {
+    module.NAME: module
+    for module in (training_curves, learning_rate_grid, gradient_after_warmup, steps_to_loss, first_update)
+}
 PROG = "python -m figures"
+ONLY = f"some of: {', '.join(FIGURES)}; after training (warmup, ...): {', '.join(TRAINED)}"
 DRAWING, DERIVING = 2e8, 8e8  # in the units of Cell.seed_cost: about 1.5 s and 5 s
 
 
@@ -71,8 +82,10 @@ def parser() -> Parser:
         The parser.
     """
     made = Parser(prog=PROG, description="Regenerate the figures and the verdict table.")
-    made.add_argument("--preset", default="quick", help=f"sizes: {', '.join(PRESETS)} (default: quick)")
-    made.add_argument("--only", nargs="+", metavar="NAME", help=f"some of: {', '.join(FIGURES)}")
+    made.add_argument(
+        "--preset", default="quick", help=f"{', '.join([*PRESETS, *TRAINING])} (default: quick)"
+    )
+    made.add_argument("--only", nargs="+", metavar="NAME", help=ONLY)
     made.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)} (default: auto)")
     made.add_argument("--out", type=_folder, help="folder for everything (default: results/PRESET)")
     made.add_argument("--force", action="store_true", help="measure again what is there already")
@@ -97,18 +110,19 @@ def main(arguments: list[str] | None = None) -> int:
 
     Raises:
         UnknownNameError: If a preset or figure has no such name.
+        InputError: If a figure that was asked for has nothing to show.
     """
     options = parser().parse_args(arguments)
-    if options.preset not in PRESETS:
-        raise UnknownNameError("preset", options.preset, PRESETS)
+    if options.preset not in (*PRESETS, *TRAINING):
+        raise UnknownNameError("preset", options.preset, [*PRESETS, *TRAINING])
+    figures = FIGURES if options.preset in PRESETS else TRAINED
     for name in options.only or ():
-        if name not in FIGURES:
-            raise UnknownNameError("figure", name, FIGURES)
+        if name not in figures:
+            raise UnknownNameError("figure", name, figures)
     device = torch_device(options.device).type
     out = options.out or Path("results") / options.preset
     _prepare(out)
-    names = list(dict.fromkeys(options.only or FIGURES))
-    sizes = PRESETS[options.preset]
+    names = list(dict.fromkeys(options.only or figures))
     console = Console(stderr=True)
     progress = Progress(
         TextColumn("{task.description}"),
@@ -120,20 +134,25 @@ def main(arguments: list[str] | None = None) -> int:
         console=console,
     )
     with progress:
-        measuring = work(cell for name in names for cell in FIGURES[name].cells(sizes))
-        task = progress.add_task("", total=measuring + len(names) * DRAWING + DERIVING)
-        lab = Lab(out / "tables", device, options.force, lambda done: progress.advance(task, done))
+        task = progress.add_task("training" if figures is TRAINED else "", total=None)
+        source = _source(options, out / "tables", device, lambda done: progress.advance(task, done))
+        progress.update(task, total=source.work(names) + len(names) * DRAWING + DERIVING)
+        source.prepare()
         for name in names:
             progress.update(task, description=name)
-            tables = FIGURES[name].measure(sizes, lab)
-            with style():
-                save(FIGURES[name].draw(tables), tables, out, name)
+            tables = source.tables(name)
+            if tables:
+                with style():
+                    save(figures[name].draw(tables), tables, out, name)
+                console.print(f"{out / name}.png", highlight=False, soft_wrap=True)
+            elif options.only:
+                raise InputError(f"figure {name!r} has nothing to show: these runs lack what it compares")
+            else:
+                console.print(f"{name}: nothing to show, these runs lack what it compares", highlight=False)
             progress.advance(task, DRAWING)
-            console.print(f"{out / name}.png", highlight=False, soft_wrap=True)
         progress.update(task, description="verdicts")
-        available = {name: tables for name in FIGURES if (tables := read(out, name))}
-        setting = Setting(width=sizes.width, depth=min(sizes.depths), tokens=sizes.tokens)
-        report = verdicts.verdicts(available, setting)
+        available = {name: tables for name in (*FIGURES, *TRAINED) if (tables := read(out, name))}
+        report = verdicts.verdicts(available, _setting(options.preset))
         verdicts.write(report, out)
         progress.advance(task, DERIVING)
     if options.json:
@@ -141,6 +160,21 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         _show(report, out)
     return int(verdicts.disagrees(report))
+
+
+def _source(
+    options: argparse.Namespace, folder: Path, device: str, advance: Callable[[float], None]
+) -> Source:
+    if options.preset in PRESETS:
+        return Initialisation(FIGURES, PRESETS[options.preset], Lab(folder, device, options.force, advance))
+    return Training(TRAINED, TRAINING[options.preset], folder, device, options.force, advance)
+
+
+def _setting(preset: str) -> Setting:
+    if preset in TRAINING:  # theory decides nothing about training: its own sizes
+        return Setting()
+    sizes = PRESETS[preset]
+    return Setting(width=sizes.width, depth=min(sizes.depths), tokens=sizes.tokens)
 
 
 def read(out: Path, name: str) -> Tables:

@@ -1,4 +1,7 @@
-"""The sizes at which every figure is made: ``quick`` for a laptop, ``paper`` for the paper's own sizes."""
+"""The sizes at which every figure is made: ``quick`` for a laptop, ``paper`` for the paper's own sizes.
+
+Figures of training runs have presets of their own: a preset is then the name of a grid of runs.
+"""
 
 from __future__ import annotations
 
@@ -111,6 +114,8 @@ class Sizes:
             for placement in PAPER
         ]
 
+
+TRAINING = {"warmup": "warmup", "warmup_paper": "paper"}  # preset to grid in `empirical.train.presets`
 
 PRESETS = {
     "quick": Sizes(

@@ -26,6 +26,7 @@ PAGE = 6.9
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PLACEMENT_TITLES = {"post_ln": "Post-LN", "pre_ln": "Pre-LN"}
+OPTIMIZER_TITLES = {"adam": "Adam", "radam": "RAdam", "sgd": "SGD"}
 
 
 def style() -> AbstractContextManager[None]:

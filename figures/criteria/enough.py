@@ -1,0 +1,100 @@
+"""Cells of training runs that have what a criterion needs, or the reason why the claim is not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from figures.criteria.finding import sample
+from figures.outcomes import CELL, NO_WARMUP, Pair, of_grid, pairs
+from figures.style import PLACEMENT_TITLES
+
+SEEDS = 3  # in every cell
+
+
+class NotEnoughError(Exception):
+    """Why the tables do not decide; the message goes into the verdict."""
+
+
+def enough(runs: pd.DataFrame, what: str) -> pd.DataFrame:
+    """Check that a cell has three seeds and that every run has a loss.
+
+    Args:
+        runs: The runs of the cell.
+        what: The cell in words.
+
+    Returns:
+        The runs.
+
+    Raises:
+        NotEnoughError: If not.
+    """
+    if runs.empty:
+        raise NotEnoughError(f"{what} was not run")
+    if len(runs) < SEEDS:
+        raise NotEnoughError(f"{what}: {len(runs)} seeds, and an interval needs {SEEDS}")
+    if runs["loss"].isna().any():
+        raise NotEnoughError(f"{what}: the loss of {runs['loss'].isna().sum()} runs is not a number")
+    return runs
+
+
+def compared(runs: pd.DataFrame, placement: str, optimizer: str) -> dict[float, Pair]:
+    """Learning rates of a placement and optimiser with warm-up, each with and without enough runs.
+
+    Args:
+        runs: As from `figures.outcomes.outcomes`.
+        placement: ``"post_ln"`` or ``"pre_ln"``.
+        optimizer: Its name.
+
+    Returns:
+        Learning rate to runs, ascending; never empty.
+
+    Raises:
+        NotEnoughError: If there is none, or one lacks runs.
+    """
+    found = {
+        pair.lr_max: pair for pair in pairs(runs, "translation", placement) if pair.optimizer == optimizer
+    }
+    what = f"{PLACEMENT_TITLES[placement]} by {optimizer}"
+    if not found:
+        raise NotEnoughError(f"{what} with warm-up was not run")
+    for lr_max, pair in found.items():
+        enough(pair.without, f"{what} at lr {lr_max:g} without warm-up")
+        for length, part in pair.warmups.items():
+            enough(part, f"{what} at lr {lr_max:g} with warm-up of {length} steps")
+    return found
+
+
+def without_warmup(runs: pd.DataFrame, placement: str, optimizer: str, lr_max: float) -> pd.DataFrame:
+    """Enough runs of a placement, optimiser and learning rate without warm-up, at the size of the grid.
+
+    Args:
+        runs: As from `figures.outcomes.outcomes`.
+        placement: ``"post_ln"`` or ``"pre_ln"``.
+        optimizer: Its name.
+        lr_max: The learning rate.
+
+    Returns:
+        The runs.
+
+    Raises:
+        NotEnoughError: If there are too few.
+    """
+    rows = of_grid(runs[runs["task"] == "translation"])
+    rows = rows[(rows["placement"] == placement) & (rows["optimizer"] == optimizer)]
+    rows = rows[(rows["lr_max"] == lr_max) & (rows["warmup"] == NO_WARMUP)]
+    return enough(rows, f"{PLACEMENT_TITLES[placement]} by {optimizer} at lr {lr_max:g} without warm-up")
+
+
+def sizes(looked_at: Iterable[pd.DataFrame]) -> str:
+    """Width, depth and the least number of seeds of some cells, in words.
+
+    Args:
+        looked_at: Runs of each cell.
+
+    Returns:
+        The words.
+    """
+    runs = pd.concat(looked_at).drop_duplicates([*CELL, "seed"])
+    return sample(runs.groupby(CELL).size().rename("seeds").reset_index(), "width", "depth")

@@ -1,0 +1,211 @@
+"""Criteria of the claims about training: written down before any run was looked at.
+
+All of them compare cells, a cell being the runs of one setting over its seeds, never single runs. Every cell
+that is looked at needs three seeds; with fewer, or a loss that is not a number, the claim is not measured. A
+diverged run counts as one that learnt nothing (`figures.outcomes.outcomes`). Intervals are Welch's at 95 %
+(`figures.contrasts.contrast`); where it is enough that one of k comparisons shows something, at 1 - 0.05/k,
+so that k chances do not make a finding.
+
+What is *gained* is the validation loss before training less that after it, in nats per target token.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from figures.contrasts import contrast
+from figures.criteria.enough import SEEDS, NotEnoughError, compared, enough, sizes, without_warmup
+from figures.criteria.finding import Finding, Tables
+from figures.criteria.judged import DECISIVE, HALF, Runs, against_warmup, pre_ln, speed_at, speed_words
+from figures.outcomes import NO_WARMUP, Pair
+from figures.steps_to_loss import best, small_rate
+
+
+def warmup_post(tables: Tables) -> Finding:
+    """Judge Post-LN without warm-up against its best warm-up, at every learning rate of Adam and of SGD.
+
+    A learning rate is *worse* without warm-up if the final loss less that of the best warm-up is above 0 with
+    all of its interval. It *fails* without warm-up if BLEU less half of that of the best warm-up is below 0
+    with all of its interval; where there is no BLEU, or less than 5 with the best warm-up, what is gained
+    takes its place. The best of m warm-ups is picked by its mean loss, so that these are m comparisons.
+
+    - ``holds``: every learning rate of both optimisers is worse and fails.
+    - ``holds_under``: some are worse and fail, by intervals that hold for all of them at once.
+    - ``holds_loosely``: every one is worse, and none fails.
+    - ``fails``: otherwise.
+
+    The value is the difference at Adam's largest learning rate. That the length of the warm-up and the
+    learning rate matter is reported, as the range over cells with warm-up; so are the learning rates and
+    depths at which Post-LN gains less than half of what Pre-LN gains, both without warm-up. Neither decides.
+
+    Args:
+        tables: Of ``learning_rate_grid``.
+
+    Returns:
+        The finding.
+    """
+    runs = tables["runs"]
+    try:
+        looked_at = [pair for name in ("adam", "sgd") for pair in compared(runs, "post_ln", name).values()]
+    except NotEnoughError as reason:
+        return Finding("not_measured", str(reason))
+    each = [against_warmup(pair) for pair in looked_at]
+    surely = [against_warmup(pair, len(looked_at)) for pair in looked_at]
+    if all(found.worse and found.fails for found in each):
+        verdict = "holds"
+    elif any(found.worse and found.fails for found in surely):
+        verdict = "holds_under"
+    elif all(found.worse for found in each) and not any(found.fails for found in each):
+        verdict = "holds_loosely"
+    else:
+        verdict = "fails"
+    largest = max((found for found in each if found.pair.optimizer == "adam"), key=lambda f: f.pair.lr_max)
+    listed = ", ".join(
+        f"{found.pair.optimizer} {found.pair.lr_max:g}: {found.difference.value:.2f}"
+        + (" (fails)" if found.worse and found.fails else "")
+        for found in each
+    )
+    means = [runs["loss"].mean() for pair in looked_at for runs in pair.warmups.values()]
+    return Finding(
+        verdict,
+        f"final loss without warm-up less that with the best, Adam at lr {largest.pair.lr_max:g}; {listed}; "
+        f"over learning rates and lengths of warm-up the loss is {min(means):.2f} to {max(means):.2f}; "
+        f"{_against_pre_ln(runs)}",
+        largest.difference.value,
+        (largest.difference.low, largest.difference.high),
+        _sizes(looked_at),
+    )
+
+
+def _against_pre_ln(runs: pd.DataFrame) -> str:
+    """Where Post-LN gains less than half of what Pre-LN gains, both by Adam without warm-up."""
+    alone = runs[(runs["warmup"] == NO_WARMUP) & (runs["optimizer"] == "adam")]
+    alone = alone[(alone["task"] == "translation") & (alone["schedule"] != "constant")]
+    failing, looked_at = [], 0
+    for _, group in alone.groupby(["lr_max", "depth"]):
+        post, pre = (group[group["placement"] == name]["gained"] for name in ("post_ln", "pre_ln"))
+        if min(len(post), len(pre)) >= SEEDS:
+            looked_at += 1
+            if contrast([post, pre], [1, -HALF]).high < 0:
+                failing.append("lr {lr_max:g} at L = {depth}".format(**group.iloc[0]))
+    where = ", ".join(failing) or "nowhere"
+    return f"both without warm-up, Post-LN gains less than half of Pre-LN's: {where} ({looked_at} settings)"
+
+
+def warmup_pre(tables: Tables) -> Finding:
+    """Judge Pre-LN without warm-up at every learning rate of Adam, and RAdam against the placement.
+
+    At a learning rate Pre-LN without warm-up reaches *the same* loss if its final loss is at most 2 % of what
+    is gained above that of its own best warm-up, and at most 2 % above that of Post-LN's, by the upper ends
+    of both intervals; *nearly* the same is at most 10 %. It is *faster* if the steps it needs to 95 % of the
+    gain, over those that Post-LN with its best warm-up needs, are below 1 with all of the interval
+    (`figures.steps_to_loss`; a run of Pre-LN that never gets there rules it out). The optimiser *matters
+    less* if, without warm-up, Post-LN by RAdam is worse than Pre-LN by Adam and Post-LN by Adam worse than
+    Pre-LN by RAdam, in both cases with all of the interval: that is, if the mean effect of the placement
+    exceeds the size of the mean effect of the optimiser.
+
+    - ``holds``: at every learning rate it reaches the same loss, faster, and the optimiser matters less.
+    - ``holds_loosely``: at every one, with nearly the same loss.
+    - ``holds_under``: at some, with nearly the same loss, by intervals that hold for all of them at once.
+    - ``fails``: otherwise.
+
+    The value is the final loss of Pre-LN without warm-up less that of Post-LN with its best warm-up, at the
+    largest learning rate. The best warm-up is picked by its mean, which makes it look better than it is: that
+    counts against the claim.
+
+    Args:
+        tables: Of ``steps_to_loss``.
+
+    Returns:
+        The finding.
+    """
+    runs = tables["runs"]
+    try:
+        looked_at = _with_radam(runs, tables["steps"])
+    except NotEnoughError as reason:
+        return Finding("not_measured", str(reason))
+    each = {lr_max: pre_ln(sides) for lr_max, sides in looked_at.items()}
+    surely = [pre_ln(sides, len(looked_at)) for sides in looked_at.values()]
+    if all(found.same and found.faster and found.less for found in each.values()):
+        verdict = "holds"
+    elif all(found.nearly and found.faster and found.less for found in each.values()):
+        verdict = "holds_loosely"
+    elif any(found.nearly and found.faster and found.less for found in surely):
+        verdict = "holds_under"
+    else:
+        verdict = "fails"
+    largest = max(each)
+    return Finding(
+        verdict,
+        f"final loss of Pre-LN without warm-up less Post-LN's with the best, at lr {largest:g}; "
+        + "; ".join(f"lr {lr_max:g}: {found.words}" for lr_max, found in each.items()),
+        each[largest].difference.value,
+        (each[largest].difference.low, each[largest].difference.high),
+        _sizes([pair for sides in looked_at.values() for pair in (sides.pre, sides.post)]),
+    )
+
+
+def _with_radam(runs: pd.DataFrame, steps: pd.DataFrame) -> dict[float, Runs]:
+    pre, post = (compared(runs, placement, "adam") for placement in ("pre_ln", "post_ln"))
+    rates = [lr_max for lr_max in pre if lr_max in post]
+    if not rates:
+        raise NotEnoughError("no learning rate of adam was run with warm-up in both placements")
+    steps = steps[(steps["race"] == "pre_ln") & (steps["task"] == "translation")]
+    return {
+        lr_max: Runs(
+            pre[lr_max],
+            post[lr_max],
+            without_warmup(runs, "pre_ln", "radam", lr_max),
+            without_warmup(runs, "post_ln", "radam", lr_max),
+            steps[steps["race_lr_max"] == lr_max],
+        )
+        for lr_max in rates
+    }
+
+
+def small_lr(tables: Tables) -> Finding:
+    """Judge Post-LN by Adam at a small, constant learning rate without warm-up, against warm-up.
+
+    It is compared with the learning rate and warm-up of the lowest mean final loss. It *trains* if no seed
+    diverges and it gains more than half of what that gains, with all of the interval of the difference: the
+    opposite of failing in `warmup_post`. It is *slower* if the steps it needs to 95 % of what it gains
+    itself, over those that warm-up needs to the same loss, are above 1 with all of the interval (a run with
+    warm-up that never gets there rules it out).
+
+    - ``holds``: it trains and is slower.
+    - ``holds_loosely``: it trains and is not shown to be slower.
+    - ``fails``: otherwise.
+
+    The value is its final loss less that with warm-up.
+
+    Args:
+        tables: Of ``steps_to_loss``.
+
+    Returns:
+        The finding.
+    """
+    runs, steps = tables["runs"], tables["steps"]
+    try:
+        small = enough(small_rate(runs, "translation"), "Post-LN by adam at a constant learning rate")
+        other = best(list(compared(runs, "post_ln", "adam").values())).best
+    except NotEnoughError as reason:
+        return Finding("not_measured", str(reason))
+    diverged = int((small["status"] == "diverged").sum())
+    trains = not diverged and contrast([small["gained"], other["gained"]], [1, -HALF]).low > 0
+    found = speed_at(steps[(steps["race"] == "small_lr") & (steps["task"] == "translation")])
+    slower = found is not None and found[1] in ("", "at least") and found[0].low > 1
+    value = contrast([small["loss"], other["loss"]], [1, -1])
+    return Finding(
+        ("holds" if slower else "holds_loosely") if trains else "fails",
+        f"final loss at a constant lr of {small['lr_max'].iloc[0]:g} less that at "
+        f"{other['lr_max'].iloc[0]:g} with {other['warmup'].iloc[0]} steps of warm-up; it gains "
+        f"{small['gained'].mean() / other['gained'].mean():.0%} of that, {diverged} of {len(small)} diverge; "
+        f"steps to {DECISIVE:.0%} of its gain {speed_words(found)} with warm-up",
+        value.value,
+        (value.low, value.high),
+        sizes([small, other]),
+    )
+
+
+def _sizes(looked_at: list[Pair]) -> str:
+    return sizes([runs for pair in looked_at for runs in (pair.without, *pair.warmups.values())])

@@ -1,0 +1,138 @@
+"""Risk that theory predicts from the first update, written down before training, against the outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from figures.outcomes import CELL, cells, outcomes
+from figures.style import OPTIMIZER_TITLES, PAGE, PLACEMENT_TITLES, canvas, plain_log, series
+from meanfield.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NAME = "first_update"
+
+FAILS = 0.5  # share of the best gain below which a configuration has failed
+SHUFFLES = 10_000
+
+
+def measure(trained: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Set the predicted risk of every configuration beside what came of it.
+
+    A configuration fails if its mean gain is below half of the best mean gain of its task and size. What a
+    risk tells is the area under its curve (AUC): the chance that, of a failing and a training configuration,
+    the failing one has the higher risk. Two controls must fail: the risk of the other placement, and shuffled
+    risks, which give the p-value.
+
+    Args:
+        trained: ``runs``, ``curves`` and ``predictions`` of `empirical.train.tables`.
+
+    Returns:
+        ``risk``: cell keys, risk, risk_other_placement, loss, share (of the best gain), fails, seeds;
+        ``told``: by risk and control, auc, p (shuffled at least as high), right (share of configurations
+        where risk > 1 says whether it fails), configurations, failing. Empty without predictions.
+
+    Raises:
+        InputError: If a configuration has two risks.
+    """
+    if "predictions" not in trained or trained["predictions"].empty:
+        return {}
+    risks = trained["predictions"][[*CELL, "risk"]].drop_duplicates()
+    if risks.duplicated(CELL).any():
+        raise InputError("predictions: a configuration has two risks: give it one")
+    runs = outcomes(trained)
+    gains = runs.groupby(CELL)["gained"].mean().reset_index()
+    table = cells(runs).merge(gains, on=CELL).merge(risks, on=CELL)
+    table["share"] = table["gained"] / table.groupby(["task", "width", "depth"])["gained"].transform("max")
+    table["fails"] = table["share"] < FAILS
+    other = {"post_ln": "pre_ln", "pre_ln": "post_ln"}
+    swapped = risks.assign(placement=risks["placement"].map(other)).rename(
+        columns={"risk": "risk_other_placement"}
+    )
+    table = table.merge(swapped, on=CELL, how="left")
+    columns = [
+        *CELL,
+        "risk",
+        "risk_other_placement",
+        "loss",
+        "loss_low",
+        "loss_high",
+        "share",
+        "fails",
+        "seeds",
+    ]
+    if table.empty:
+        return {}
+    told = [{"by": name, **_told(table, name)} for name in ("risk", "risk_other_placement")]
+    return {"risk": table[columns], "told": pd.DataFrame(told)}
+
+
+def _told(table: pd.DataFrame, name: str) -> dict[str, float]:
+    rows = table.dropna(subset=[name])
+    risk, fails = stats.rankdata(rows[name]), rows["fails"].to_numpy()
+    failing, training = int(fails.sum()), int((~fails).sum())
+    row = {"auc": np.nan, "p": np.nan, "right": ((rows[name] > 1) == rows["fails"]).mean()}
+    if failing and training:
+        rng = np.random.default_rng(0)
+        shuffled = np.array([rng.permutation(risk)[fails].sum() for _ in range(SHUFFLES)])
+        least = failing * (failing + 1) / 2
+        row["auc"] = (risk[fails].sum() - least) / (failing * training)
+        row["p"] = (1 + (shuffled >= risk[fails].sum()).sum()) / (1 + SHUFFLES)
+    return row | {"configurations": len(rows), "failing": failing}
+
+
+def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw what was gained against the predicted risk, and against that of the other placement.
+
+    Args:
+        tables: What `measure` returned.
+
+    Returns:
+        The figure.
+    """
+    table, told = tables["risk"], tables["told"].set_index("by")
+    figure, axes = canvas(1, 2, PAGE, 3.2, sharex=True, sharey=True)
+    titles = {"risk": "predicted risk", "risk_other_placement": "control: risk of the other placement"}
+    for ax, (name, title) in zip(axes[0], titles.items(), strict=True):
+        _panel(ax, table, name)
+        row = told.loc[name]
+        ax.set_title(
+            f"{title}\nAUC {row['auc']:.2f}, p = {row['p']:.2g}, right side of 1: {row['right']:.0%}"
+        )
+        ax.set_xlabel(title)
+    axes[0, 0].set_ylabel("share of the best gain")
+    axes[0, 1].legend()
+    row = told.loc["risk"]
+    figure.suptitle(
+        f"{row['configurations']:.0f} configurations, {row['failing']:.0f} fail (below half); "
+        "predictions were written before training",
+        fontsize=8,
+    )
+    return figure
+
+
+def _panel(ax: Axes, table: pd.DataFrame, name: str) -> None:
+    ax.axhline(FAILS, color="0.6", lw=0.8)
+    ax.axvline(1.0, color="0.6", lw=0.8)
+    markers = dict(zip(OPTIMIZER_TITLES, ("o", "s", "^"), strict=True))
+    for which, (placement, title) in enumerate(PLACEMENT_TITLES.items()):
+        for optimizer, marker in markers.items():
+            rows = table[(table["placement"] == placement) & (table["optimizer"] == optimizer)]
+            if len(rows):
+                ax.plot(
+                    rows[name],
+                    rows["share"],
+                    color=series(which)["color"],
+                    marker=marker,
+                    linestyle="none",
+                    markerfacecolor="none",
+                    label=f"{title}, {OPTIMIZER_TITLES[optimizer]}",
+                )
+    plain_log(ax, "x")

@@ -1,0 +1,108 @@
+"""Gradient norm of the feed-forward matrices by layer before training and after warm-up: Fig. 3(a, b)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from figures.contrasts import geometric_mean
+from figures.outcomes import CELL, outcomes, pairs
+from figures.paper_model import MATRICES, STACKS
+from figures.steps_to_loss import best
+from figures.style import PAGE, PLACEMENT_TITLES, canvas, plain_log, points
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NAME = "gradient_after_warmup"
+
+MOMENTS = ("before training", "after warm-up", "last step")
+DRAWN = MOMENTS[:2]
+
+
+def measure(trained: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Take the gradients of Adam's runs with the learning rate and warm-up that serve Post-LN best.
+
+    Args:
+        trained: ``runs``, ``curves`` and ``gradients`` of `empirical.train.tables`.
+
+    Returns:
+        ``layers``: cell keys, layer, module, moment ("before training", "after warm-up": the first recorded
+        step that is not within the warm-up, "last step"), step, norm_of_mean (geometric mean over seeds) with
+        its 95 % interval (Student, on logarithms), minibatches, seeds. Empty where nothing was recorded.
+    """
+    runs = outcomes(trained)
+    warmed = [pair for pair in pairs(runs, "translation", "post_ln") if pair.optimizer == "adam"]
+    if not warmed:
+        return {}
+    chosen = best(warmed).best.iloc[0]
+    table = trained["gradients"]
+    for key in ("task", "optimizer", "schedule", "lr_max", "warmup", "width", "depth"):
+        table = table[table[key] == chosen[key]]
+    wanted = [f"{stack}.{module}" for stack in STACKS for module in MATRICES]
+    table = table[table["module"].isin(wanted) & (table["parameter"] == "weight")]
+    after = table[table["step"] >= chosen["warmup"]]
+    if after.empty or table["seed"].nunique() < 2:
+        return {}
+    steps = dict(zip(MOMENTS, (0, after["step"].min(), after["step"].max()), strict=True))
+    rows = []
+    for moment, step in steps.items():
+        for _, group in table[table["step"] == step].groupby(["placement", "module", "layer"]):
+            low_to_high = geometric_mean(group["norm_of_mean"])
+            rows.append({
+                **group.iloc[0][[*CELL, "layer", "module", "step", "minibatches"]],
+                "moment": moment,
+                "norm_of_mean": low_to_high.value,
+                "norm_of_mean_low": low_to_high.low,
+                "norm_of_mean_high": low_to_high.high,
+                "seeds": len(group),
+            })
+    return {"layers": pd.DataFrame(rows)}
+
+
+def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw W1 and W2 by layer of encoder and decoder, before training and after warm-up.
+
+    Args:
+        tables: What `measure` returned.
+
+    Returns:
+        The figure.
+    """
+    table = tables["layers"]
+    figure, axes = canvas(2, 2, PAGE, 5.0, sharex=True, sharey=True)
+    for row, (placement, title) in enumerate(PLACEMENT_TITLES.items()):
+        for column, stack in enumerate(STACKS):
+            ax = axes[row, column]
+            rows = table[(table["placement"] == placement) & table["module"].str.startswith(f"{stack}.")]
+            _panel(ax, rows)
+            ax.set_title(f"{title}, {stack}")
+        axes[row, 0].set_ylabel(r"$\Vert\overline{\partial\mathcal{L}/\partial W^{k,l}}\Vert_F$, $k=1,2$")
+    for ax in axes.flat:
+        plain_log(ax, "y")
+    for ax in axes[1]:
+        ax.set_xlabel("layer $l$")
+    first = table.iloc[0]
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    step = table[table["moment"] == DRAWN[1]]["step"].iloc[0]
+    figure.suptitle(
+        f"$d={first['width']}$, Adam, lr {first['lr_max']:g}, warm-up of {first['warmup']} steps (after it: "
+        f"step {step})\nnorm of the mean over {first['minibatches']} mini-batches; geometric means and 95 % "
+        f"intervals (Student) over {table['seeds'].min()} seeds",
+        fontsize=8,
+    )
+    return figure
+
+
+def _panel(ax: Axes, rows: pd.DataFrame) -> None:
+    which = 0
+    for module, matrix in MATRICES.items():
+        for moment in DRAWN:
+            line = rows[rows["module"].str.endswith(module) & (rows["moment"] == moment)].sort_values("layer")
+            x = line["layer"] + 0.06 * (which - 1.5)  # so that equal points stay visible
+            low, high = line["norm_of_mean_low"], line["norm_of_mean_high"]
+            points(ax, x, low, line["norm_of_mean"], high, which, f"{matrix}, {moment}")
+            which += 1

@@ -1,0 +1,158 @@
+"""Final validation loss over learning rate and warm-up by placement, and sweeps without warm-up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.ticker import NullLocator
+
+from figures.outcomes import NO_WARMUP, cells, of_grid, outcomes
+from figures.style import OPTIMIZER_TITLES, PAGE, PLACEMENT_TITLES, canvas, plain_log, points
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NAME = "learning_rate_grid"
+
+COLOURS = "cividis"
+DARK = 0.5  # below this luminance words are white
+
+
+def measure(trained: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Tell what every translation run came to.
+
+    Args:
+        trained: ``runs`` and ``curves`` of `empirical.train.tables`.
+
+    Returns:
+        ``runs``: as `figures.outcomes.outcomes`; ``cells``: as `figures.outcomes.cells`. Empty where no run
+        has warm-up.
+    """
+    runs = outcomes(trained)
+    runs = runs[runs["task"] == "translation"].reset_index(drop=True)
+    return {} if of_grid(runs).empty else {"runs": runs, "cells": cells(runs)}
+
+
+def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw a heat map for each optimiser and placement, all in one scale, and the sweeps below.
+
+    Args:
+        tables: What `measure` returned.
+
+    Returns:
+        The figure.
+    """
+    table = tables["cells"]
+    decaying = table[table["schedule"] != "constant"]
+    grids = _grids(of_grid(decaying))
+    losses = pd.concat(grids.values())["loss"]
+    limits = Normalize(losses.min(), losses.max())
+    scale = ScalarMappable(limits, COLOURS)
+    heights = [0.5 * grid["warmup"].nunique() + 0.25 for grid in grids.values()]
+    figure, axes = canvas(
+        len(grids) + 1, 2, PAGE, sum(heights) + 3.2, gridspec_kw={"height_ratios": [*heights, 2.2]}
+    )
+    for row, (optimizer, grid) in enumerate(grids.items()):
+        for column, (placement, title) in enumerate(PLACEMENT_TITLES.items()):
+            ax = axes[row, column]
+            _heat_map(ax, grid, grid[grid["placement"] == placement], limits)
+            ax.set_title(f"{title}, {OPTIMIZER_TITLES[optimizer]}")
+            if column == 0:
+                ax.set_ylabel("warm-up")
+    for ax in axes[len(grids) - 1]:
+        ax.set_xlabel(r"$\mathrm{lr}_\mathrm{max}$")
+    figure.colorbar(scale, ax=axes[: len(grids)], label="final validation loss (nats per token)", aspect=30)
+    alone = decaying[(decaying["warmup"] == NO_WARMUP) & (decaying["optimizer"] == "adam")]
+    size = of_grid(decaying).iloc[0]
+    at_depth = alone[(alone["width"] == size["width"]) & (alone["depth"] == size["depth"])]
+    _sweep(axes[-1, 0], at_depth, "lr_max", r"$\mathrm{lr}_\mathrm{max}$")
+    axes[-1, 0].set_title(f"without warm-up, Adam, {size['depth']} layers")
+    axes[-1, 0].set_ylabel("final validation loss")
+    deepest = _depth_sweep(alone[alone["width"] == size["width"]])
+    _sweep(axes[-1, 1], deepest, "depth", "layers of encoder and of decoder")
+    axes[-1, 1].set_title(f"without warm-up, Adam at {deepest['lr_max'].iloc[0]:g}")
+    axes[-1, 0].sharey(axes[-1, 1])
+    axes[-1, 1].legend()
+    figure.suptitle(
+        f"$d={size['width']}$; means and 95 % intervals (Student) over {table['seeds'].min()} seeds; a run "
+        "that diverged counts with its loss before training",
+        fontsize=8,
+    )
+    return figure
+
+
+def _grids(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Cells of each optimiser: the learning rates that were run with warm-up, or all where none was."""
+    grids = {}
+    for optimizer in OPTIMIZER_TITLES:
+        rows = table[table["optimizer"] == optimizer]
+        warmed = rows[rows["warmup"] != NO_WARMUP]["lr_max"]
+        if len(rows):
+            grids[optimizer] = rows[rows["lr_max"].isin(warmed)] if len(warmed) else rows
+    return grids
+
+
+def _heat_map(ax: Axes, grid: pd.DataFrame, rows: pd.DataFrame, limits: Normalize) -> None:
+    rates, lengths = (sorted(grid[key].unique()) for key in ("lr_max", "warmup"))
+    wide = rows.pivot(index="warmup", columns="lr_max", values="loss").reindex(index=lengths, columns=rates)
+    ax.imshow(wide, cmap=COLOURS, norm=limits, aspect="auto")
+    for row in rows.to_dict("records"):
+        colour = "white" if _luminance(limits(row["loss"])) < DARK else "black"
+        place = rates.index(row["lr_max"]), lengths.index(row["warmup"])
+        ax.text(*place, _words(row), ha="center", va="center", color=colour, fontsize=7.5)
+    ax.set_xticks(range(len(rates)), labels=[f"{rate:g}" for rate in rates])
+    ax.set_yticks(range(len(lengths)), labels=[length_words(length) for length in lengths])
+    ax.grid(visible=False)
+    for side in ax.spines.values():
+        side.set_visible(False)
+
+
+def _luminance(share: float) -> float:
+    red, green, blue, _ = colormaps[COLOURS](share)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _words(row: Mapping[Any, Any]) -> str:
+    interval = "" if np.isnan(row["loss_low"]) else f"  [{row['loss_low']:.2f}, {row['loss_high']:.2f}]"
+    diverged = f"\n{row['diverged']} of {row['seeds']} diverged" if row["diverged"] else ""
+    return f"{row['loss']:.2f}{interval}{diverged}"
+
+
+def length_words(warmup: int) -> str:
+    """Write the length of a warm-up.
+
+    Args:
+        warmup: Its steps.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> length_words(1), length_words(400)
+        ('none', '400 steps')
+    """
+    return "none" if warmup == NO_WARMUP else f"{warmup} steps"
+
+
+def _depth_sweep(rows: pd.DataFrame) -> pd.DataFrame:
+    """The learning rate that was run at most depths."""
+    rate = rows.groupby("lr_max")["depth"].nunique().sort_index().iloc[::-1].idxmax()
+    return rows[rows["lr_max"] == rate]
+
+
+def _sweep(ax: Axes, rows: pd.DataFrame, size: str, label: str) -> None:
+    for which, (placement, title) in enumerate(PLACEMENT_TITLES.items()):
+        line = rows[rows["placement"] == placement].sort_values(size)
+        low, high = (line[f"loss_{end}"].fillna(line["loss"]) for end in ("low", "high"))
+        points(ax, line[size], low, line["loss"], high, which, title)
+    plain_log(ax, "x")
+    ax.set_xticks(sorted(rows[size].unique()), labels=[f"{x:g}" for x in sorted(rows[size].unique())])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel(label)

@@ -1,0 +1,276 @@
+"""Steps that one training set-up needs to a given validation loss, against another: the paper's speed-up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from figures.contrasts import Estimate, geometric_mean, ratio
+from figures.outcomes import CELL, NO_WARMUP, RUN, TASK_TITLES, Pair, of_grid, outcomes, pairs
+from figures.style import PAGE, canvas, plain_log, points, series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
+    from pandas.core.groupby import DataFrameGroupBy
+
+NAME = "steps_to_loss"
+
+RACE_TITLES = {"pre_ln": "Pre-LN", "small_lr": "small rate"}
+SIDES = {  # colour and words of both sides of a race
+    "pre_ln": {"first": (1, "Pre-LN without warm-up"), "second": (0, "Post-LN with warm-up")},
+    "small_lr": {"first": (2, "Post-LN, small constant rate"), "second": (0, "Post-LN with warm-up")},
+}
+BOUNDS = {
+    "": (4, "ratio"),
+    "at least": (5, "ratio is at least this"),
+    "at most": (3, "ratio is at most this"),
+}
+SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)  # of the loss gained, where steps are compared
+
+
+class Race(NamedTuple):
+    """Two cells whose steps to equal losses are compared.
+
+    Args:
+        name: ``"pre_ln"`` (Pre-LN without warm-up) or ``"small_lr"`` (Post-LN, small and constant rate).
+        first: Its runs.
+        second: Runs of Post-LN with its best warm-up.
+    """
+
+    name: str
+    first: pd.DataFrame
+    second: pd.DataFrame
+
+
+def races(runs: pd.DataFrame) -> list[Race]:
+    """What is compared: Pre-LN without warm-up at each learning rate of Adam, and the small rate.
+
+    Args:
+        runs: What `figures.outcomes.outcomes` returned.
+
+    Returns:
+        The races; those of which a side has no runs are left out.
+    """
+    found = []
+    for task in runs["task"].unique():
+        post = {pair.lr_max: pair for pair in pairs(runs, task, "post_ln") if pair.optimizer == "adam"}
+        pre = {pair.lr_max: pair for pair in pairs(runs, task, "pre_ln") if pair.optimizer == "adam"}
+        found += [
+            Race("pre_ln", pre[lr].without, post[lr].best)
+            for lr in post
+            if lr in pre and len(pre[lr].without)
+        ]
+        small = small_rate(runs, task)
+        if post and len(small):
+            found.append(Race("small_lr", small, best(list(post.values())).best))
+    return found
+
+
+def best(candidates: list[Pair]) -> Pair:
+    """The learning rate whose best warm-up has the lowest mean final loss.
+
+    Args:
+        candidates: Pairs of one placement.
+
+    Returns:
+        One of them.
+    """
+    return min(candidates, key=lambda pair: float(pair.best["loss"].mean()))
+
+
+def small_rate(runs: pd.DataFrame, task: str) -> pd.DataFrame:
+    """Runs of Post-LN by Adam at a constant learning rate without warm-up.
+
+    Args:
+        runs: What `figures.outcomes.outcomes` returned.
+        task: Of which task.
+
+    Returns:
+        The runs of the smallest such rate, of the size of the grid; empty where there are none.
+    """
+    rows = of_grid(runs[runs["task"] == task])
+    rows = rows[(rows["placement"] == "post_ln") & (rows["optimizer"] == "adam")]
+    rows = rows[(rows["schedule"] == "constant") & (rows["warmup"] == NO_WARMUP)]
+    return rows[rows["lr_max"] == rows["lr_max"].min()]
+
+
+def crossing(steps: ArrayLike, losses: ArrayLike, level: float) -> float:
+    """The step at which a curve first comes down to a level, linear between evaluations.
+
+    Args:
+        steps: Ascending.
+        losses: One for each step.
+        level: The level.
+
+    Returns:
+        The step; NaN where the level is never reached.
+
+    Example:
+        >>> crossing([0, 10, 20], [5.0, 4.0, 2.0], 3.0), crossing([0, 10], [5.0, 4.0], 3.0)
+        (15.0, nan)
+    """
+    x, y = np.asarray(steps, dtype=np.float64), np.asarray(losses, dtype=np.float64)
+    below = np.flatnonzero(y <= level)
+    if not len(below):
+        return float("nan")
+    k = int(below[0])
+    if k == 0:
+        return float(x[0])
+    return float(x[k - 1] + (x[k] - x[k - 1]) * (y[k - 1] - level) / (y[k - 1] - y[k]))
+
+
+def speed(first: pd.DataFrame, second: pd.DataFrame, comparisons: int = 1) -> tuple[Estimate, str]:
+    """Steps that one side of a race needs to a level, over those of the other.
+
+    A run that never comes down to the level stands in with its last step, which it needs more than: the
+    ratio is then at least what is given (a run of the first side) or at most (of the second).
+
+    Args:
+        first: Rows of ``steps`` of one level, those of side ``first``.
+        second: Those of side ``second``.
+        comparisons: As for `figures.contrasts.contrast`.
+
+    Returns:
+        The ratio of geometric means with its interval (Welch, on logarithms), and its bound: ``""``,
+        ``"at least"``, ``"at most"``, or ``"unknown"`` where runs of both sides never come down.
+    """
+    never = [bool(side["reached"].isna().any()) for side in (first, second)]
+    above, below = (side["reached"].fillna(side["last_step"]) for side in (first, second))
+    bound = {(False, False): "", (True, False): "at least", (False, True): "at most"}
+    return ratio(above, below, comparisons), bound.get((never[0], never[1]), "unknown")
+
+
+def measure(trained: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Compare steps to equal validation losses.
+
+    A level is the loss at which a share of the gain is won, where the gain is the smaller of the mean gains
+    of both sides, so that both come down to it in the mean. Nothing is extrapolated.
+
+    Args:
+        trained: ``runs`` and ``curves`` of `empirical.train.tables`.
+
+    Returns:
+        ``runs``: as `figures.outcomes.outcomes`; ``steps``: race, race_lr_max, share, level, side, run keys,
+        reached (the step, NaN if never), last_step; ``ratios``: race, keys of the first side, the second's
+        learning rate and warm-up, share, level, ratio and its interval and bound as from `speed`, and how
+        many runs never come down. Empty where nothing can be compared.
+    """
+    runs = outcomes(trained)
+    curves = trained["curves"][np.isfinite(trained["curves"]["valid_loss"])].sort_values("step").groupby(RUN)
+    steps, ratios = [], []
+    for race in races(runs):
+        sides = {"first": race.first, "second": race.second}
+        start = pd.concat(sides.values())["start_loss"].mean()
+        gain = min(side["gained"].mean() for side in sides.values())
+        if not gain > 0 or min(map(len, sides.values())) < 2:
+            continue
+        for share in SHARES:
+            level = start - share * gain
+            reached = {side: _reached(rows, curves, level) for side, rows in sides.items()}
+            names = {
+                "race": race.name,
+                "race_lr_max": race.first["lr_max"].iloc[0],
+                "share": share,
+                "level": level,
+            }
+            steps += [rows.assign(side=side, **names) for side, rows in reached.items()]
+            ratios.append(_ratio_row(race, reached["first"], reached["second"]) | names)
+    if not ratios:
+        return {}
+    return {"runs": runs, "steps": pd.concat(steps, ignore_index=True), "ratios": pd.DataFrame(ratios)}
+
+
+def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw steps against loss for each race, and their ratio below.
+
+    Args:
+        tables: What `measure` returned.
+
+    Returns:
+        The figure.
+    """
+    steps, ratios = tables["steps"], tables["ratios"]
+    groups = ratios.drop_duplicates(["task", "race", "race_lr_max"]).to_dict("records")
+    figure, axes = canvas(2, len(groups), PAGE, 4.6, sharex="col", sharey="row")
+    for column, first in enumerate(groups):
+        same = {key: first[key] for key in ("task", "race", "race_lr_max")}
+        _steps_panel(axes[0, column], _where(steps, same), first["race"])
+        _ratio_panel(axes[1, column], _where(ratios, same))
+        axes[0, column].set_title(
+            f"{TASK_TITLES[first['task']]}{RACE_TITLES[first['race']]}\nlr {first['lr_max']:g} against "
+            f"{first['second_lr_max']:g}, warm-up {first['second_warmup']}",
+            fontsize=7.5,
+        )
+        axes[1, column].set_xlabel("validation loss")
+        axes[0, column].invert_xaxis()
+    axes[0, 0].set_ylabel("steps")
+    axes[1, 0].set_ylabel("steps over those of\nPost-LN with warm-up")
+    plain_log(axes[0, 0], "y")
+    plain_log(axes[1, 0], "y")
+    labels: dict[str, Any] = {}
+    for ax in axes.flat:
+        labels |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=3)
+    figure.suptitle(
+        f"$d={ratios['width'].iloc[0]}$, Adam; geometric means and 95 % intervals (Student and Welch, on "
+        f"logarithms) over {ratios['seeds'].min()} seeds",
+        fontsize=8,
+    )
+    return figure
+
+
+def _where(table: pd.DataFrame, same: Mapping[str, Any]) -> pd.DataFrame:
+    for key, value in same.items():
+        table = table[table[key] == value]
+    return table
+
+
+def _steps_panel(ax: Axes, rows: pd.DataFrame, race: str) -> None:
+    for side, (which, label) in SIDES[race].items():
+        by_level = rows[rows["side"] == side].groupby("level")
+        whole = by_level["reached"].apply(lambda reached: reached.notna().all())
+        means = [
+            {"level": level, **geometric_mean(group["reached"])._asdict()}
+            for level, group in by_level
+            if whole[level]
+        ]
+        if means:
+            line = pd.DataFrame(means)
+            points(ax, line["level"], line["low"], line["value"], line["high"], which, label)
+        never = by_level["last_step"].max()[~whole]
+        colour = series(which)["color"]
+        words = f"{label}: a seed never does"
+        ax.plot(never.index, never, "^", color=colour, markerfacecolor="none", label=words)
+
+
+def _ratio_panel(ax: Axes, rows: pd.DataFrame) -> None:
+    ax.axhline(1.0, color="0.6", lw=0.8)
+    for bound, (which, label) in BOUNDS.items():
+        line = rows[rows["bound"].fillna("") == bound]
+        if len(line):
+            points(ax, line["level"], line["ratio_low"], line["ratio"], line["ratio_high"], which, label)
+
+
+def _reached(runs: pd.DataFrame, curves: DataFrameGroupBy[Any, Any], level: float) -> pd.DataFrame:
+    rows = runs[[*RUN, "steps"]].rename(columns={"steps": "last_step"})
+    lines = [curves.get_group(key) for key in rows[RUN].itertuples(index=False, name=None)]
+    return rows.assign(reached=[crossing(line["step"], line["valid_loss"], level) for line in lines])
+
+
+def _ratio_row(race: Race, first: pd.DataFrame, second: pd.DataFrame) -> dict[str, Any]:
+    found, bound = speed(first, second)
+    return {
+        **{key: race.first[key].iloc[0] for key in CELL},
+        "second_lr_max": race.second["lr_max"].iloc[0],
+        "second_warmup": race.second["warmup"].iloc[0],
+        **dict(zip(("ratio", "ratio_low", "ratio_high"), found, strict=True)),
+        "bound": bound,
+        "first_never": int(first["reached"].isna().sum()),
+        "second_never": int(second["reached"].isna().sum()),
+        "seeds": min(len(first), len(second)),
+    }
