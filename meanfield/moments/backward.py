@@ -59,6 +59,7 @@ def _through_linear(
     """E||dL/dW||^2 = d_in sum_ij Q_ij G_ij, E||dL/db||^2 = sum_ij G_ij (or 0), G -> sigma_w^2 G."""
     op = step.op
     assert isinstance(op, Linear)
+    record.product(module, gradient)
     record.parameter(module, "weight", op.d_in * layout.inner(step.before, gradient))
     if op.bias is not None:
         record.parameter(module, "bias", layout.sum(gradient) if biased else 0.0)

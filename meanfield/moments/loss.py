@@ -26,19 +26,22 @@ class Loss:
 
         linear: (1/T) sum_i <r_i, y_i>, r_i ~ N(0, I/d)
         mse: (1/(T d)) sum_i ||y_i - t_i||^2, t_i ~ N(0, I)
-        cross_entropy: the mean over T positions with uniform random labels
+        cross_entropy: the mean over T positions with random labels
 
     Args:
         name: ``"linear"``, ``"mse"`` or ``"cross_entropy"``.
         label_smoothing: For cross entropy, in [0, 1).
+        label_collision: For cross entropy: the probability that two labels are equal, sum over classes of
+            their squared frequencies; None for uniform labels, 1/V.
 
     Raises:
         UnknownNameError: If the loss has another name.
-        InputError: If the smoothing is outside [0, 1), or means nothing for this loss.
+        InputError: If a number is outside its range, or means nothing for this loss.
     """
 
     name: str = "linear"
     label_smoothing: float = 0.0
+    label_collision: float | None = None
 
     def __post_init__(self) -> None:
         if self.name not in LOSSES:
@@ -49,6 +52,12 @@ class Loss:
         if s and self.name != "cross_entropy":
             raise InputError(
                 f"label_smoothing={s} means nothing for loss={self.name!r}: give 0, or 'cross_entropy'"
+            )
+        c = self.label_collision
+        if c is not None and (self.name != "cross_entropy" or not 0 < c <= 1):
+            raise InputError(
+                f"label_collision={c} for loss={self.name!r}: give the sum of squared label frequencies, in "
+                "(0, 1], with 'cross_entropy'"
             )
 
 
@@ -100,9 +109,10 @@ def identity(layout: Layout) -> Kernel:
 
 
 def target_overlap(vocab: int, loss: Loss, layout: Layout) -> Kernel:
-    """Compute E sum_k (t_ik t_jk - p_ik t_jk - t_ik p_jk) for uniform random labels.
+    """Compute E sum_k (t_ik t_jk - p_ik t_jk - t_ik p_jk) for random labels.
 
-        -1/V for i != j;  (1-s)^2 + (2-s) s/V - 2/V for i = j, s the label smoothing
+        (1-s)^2 c + (2-s) s/V - 2/V for i != j;  (1-s)^2 + (2-s) s/V - 2/V for i = j
+        s the label smoothing, c the probability that two labels are equal, 1/V if they are uniform
 
     Args:
         vocab: V.
@@ -116,7 +126,13 @@ def target_overlap(vocab: int, loss: Loss, layout: Layout) -> Kernel:
         definition; szegedy2016 for label smoothing.
     """
     s = loss.label_smoothing
-    return -1 / vocab + ((1 - s) ** 2 + (2 - s) * s / vocab - 1 / vocab) * identity(layout)
+    equal = 1 / vocab if loss.label_collision is None else loss.label_collision
+    if equal < 1 / vocab:
+        raise InputError(
+            f"label_collision={equal} of {vocab} classes: give at least 1/{vocab}, uniform labels"
+        )
+    shared = (1 - s) ** 2 * equal + (2 - s) * s / vocab - 2 / vocab
+    return shared + (1 - s) ** 2 * (1 - equal) * identity(layout)
 
 
 def loss_gradient(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from meanfield.errors import once
-from meanfield.moments.state import Kernel
+from meanfield.moments.state import Kernel, Layout, Step
 from meanfield.ops import ParameterKey
 
 # Far from the ends of float64, so that a layer's own factors cannot reach them.
@@ -87,6 +88,23 @@ class Record:
             self._tables[name] = total
         else:
             self.parameter(module, "weight", float(np.ldexp(total, -self.exponent)))
+
+    def product(self, module: str, gradient: Kernel) -> None:
+        """Note the gradient kernel behind a linear map of the present layer; nothing is kept here.
+
+        Args:
+            module: Name of the map.
+            gradient: Backward kernel there, as it is kept.
+        """
+
+    def swept(self, steps: Sequence[tuple[int, Step]], start: Kernel, layout: Layout) -> None:
+        """Note the forward pass of a stack, before a gradient is sent back; nothing is kept here.
+
+        Args:
+            steps: Steps with their layer.
+            start: Kernel of the input.
+            layout: Layout of its tokens.
+        """
 
     def _named(self, module: str) -> str:
         return module if module == self.common else self.prefix + module

@@ -115,6 +115,7 @@ def run_backward(
         given: The input.
         record: Collects parameters and points.
     """
+    record.swept(done.steps, done.start, layout)
     has_memory = isinstance(layout, Gram) and layout.memory is not None
     for layer, step in reversed(done.steps):
         record.layer = layer
@@ -127,7 +128,12 @@ def run_backward(
 
 
 def propagate(
-    arch: Transformer, layout: Layout, *, loss: Loss | None = None, given: Input | None = None
+    arch: Transformer,
+    layout: Layout,
+    *,
+    loss: Loss | None = None,
+    given: Input | None = None,
+    record: Record | None = None,
 ) -> Record:
     """Run the mean-field recursion forward and backward through a Transformer.
 
@@ -136,6 +142,7 @@ def propagate(
         layout: Tokens and sequences.
         loss: The loss; linear without one.
         given: The input; independent vectors of second moment 1 without one.
+        record: Collects what is found; a fresh one if None.
 
     Returns:
         Every parameter's E||dL/dtheta||^2, and the kernels at every point.
@@ -153,7 +160,8 @@ def propagate(
     """
     given = given or Input()
     done = run_forward(arch, layout, given)
-    record = Record(layer=arch.depth + 1)
+    record = record or Record()
+    record.layer = arch.depth + 1
     gradient = _loss_gradient(arch, done, layout, loss or Loss(), given, record)
     run_backward(arch, done, gradient, layout, given, record)
     return record
@@ -169,7 +177,13 @@ def _loss_gradient(
 
 
 def propagate_encoder_decoder(
-    arch: EncoderDecoder, source: Gram, target: Gram, *, loss: Loss, given: tuple[Input, Input]
+    arch: EncoderDecoder,
+    source: Gram,
+    target: Gram,
+    *,
+    loss: Loss,
+    given: tuple[Input, Input],
+    record: Record | None = None,
 ) -> Record:
     """Run the recursion through an encoder and the decoder that attends to it.
 
@@ -179,6 +193,7 @@ def propagate_encoder_decoder(
         target: Layout of the decoder's tokens.
         loss: The loss on the decoder's output.
         given: Inputs of the encoder and of the decoder, independent of each other.
+        record: Collects what is found; a fresh one if None.
 
     Returns:
         Every parameter's E||dL/dtheta||^2, names prefixed by ``encoder.`` or ``decoder.``; that of a shared
@@ -190,7 +205,8 @@ def propagate_encoder_decoder(
     encoded = run_forward(arch.encoder, source, given[0])
     target = replace(target, memory=source, memory_kernel=encoded.after)
     decoded = run_forward(arch.decoder, target, given[1])
-    record = Record(layer=arch.decoder.depth + 1, prefix="decoder.")
+    record = record or Record()
+    record.layer, record.prefix = arch.decoder.depth + 1, "decoder."
     if arch.shared_embedding and arch.encoder.embedding is not None:
         record.common = arch.encoder.embedding.name
     gradient = _loss_gradient(arch.decoder, decoded, target, loss, given[1], record)

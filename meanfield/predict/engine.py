@@ -119,7 +119,7 @@ def predict(
     )
     tokens, batch = fed[-1].tokens, positive_integer("batch", batch)
     with one_thread():
-        record, layout = _limit(arch, batch, fed, objective)
+        record, layout = limit(arch, batch, fed, objective)
     if samples == 0:
         return Prediction(configuration(arch, tokens, batch, loss), record, layout)
     from meanfield import weight_free  # needs an array library of its own: not at import
@@ -145,18 +145,34 @@ def predict(
     return Prediction(configuration(arch, tokens, batch, loss), record, layout, drawn)
 
 
-def _limit(
-    arch: Transformer | EncoderDecoder, batch: int, fed: tuple[Given, ...], loss: Loss
+def limit(
+    arch: Transformer | EncoderDecoder,
+    batch: int,
+    fed: tuple[Given, ...],
+    loss: Loss,
+    record: Record | None = None,
 ) -> tuple[Record, Layout]:
-    """Run the recursion in the smallest layout that holds what differs."""
+    """Run the recursion in the smallest layout that holds what differs.
+
+    Args:
+        arch: The architecture.
+        batch: Sequences.
+        fed: What goes into each stack.
+        loss: The loss.
+        record: Collects what is found; a fresh one if None.
+
+    Returns:
+        The record, and the layout of the tokens under the loss.
+    """
     if isinstance(arch, Transformer):
         layout, given = _layout(fed[0], batch)
-        return propagate(arch, layout, loss=loss, given=given), layout
+        return propagate(arch, layout, loss=loss, given=given, record=record), layout
     source, target = fed
     whole = Gram(target.tokens, batch, target.padding)
     encoder = Gram(source.tokens, batch, source.padding, streams=whole.streams, errors=whole.errors)
     inputs = source.input, target.input
-    return propagate_encoder_decoder(arch, encoder, whole, loss=loss, given=inputs), whole
+    found = propagate_encoder_decoder(arch, encoder, whole, loss=loss, given=inputs, record=record)
+    return found, whole
 
 
 def _layout(fed: Given, batch: int) -> tuple[Layout, Input]:
