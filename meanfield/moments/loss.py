@@ -122,6 +122,9 @@ def target_overlap(vocab: int, loss: Loss, layout: Layout) -> Kernel:
     Returns:
         A kernel-shaped array.
 
+    Raises:
+        InputError: If labels collide more rarely than uniform ones.
+
     Source:
         definition; szegedy2016 for label smoothing.
     """
