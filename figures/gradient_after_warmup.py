@@ -80,7 +80,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
             rows = table[(table["placement"] == placement) & table["module"].str.startswith(f"{stack}.")]
             _panel(ax, rows)
             ax.set_title(f"{title}, {stack}")
-        axes[row, 0].set_ylabel(r"$\Vert\overline{\partial\mathcal{L}/\partial W^{k,l}}\Vert_F$, $k=1,2$")
+        axes[row, 0].set_ylabel(r"$\Vert\partial\mathcal{L}/\partial W^{k,l}\Vert_F$, $k=1,2$")
     for ax in axes.flat:
         plain_log(ax, "y")
     for ax in axes[1]:
@@ -102,7 +102,7 @@ def _panel(ax: Axes, rows: pd.DataFrame) -> None:
     for module, matrix in MATRICES.items():
         for moment in DRAWN:
             line = rows[rows["module"].str.endswith(module) & (rows["moment"] == moment)].sort_values("layer")
-            x = line["layer"] + 0.06 * (which - 1.5)  # so that equal points stay visible
+            x = line["layer"] + 0.11 * (which - 1.5)  # so that equal points stay visible
             low, high = line["norm_of_mean_low"], line["norm_of_mean_high"]
             points(ax, x, low, line["norm_of_mean"], high, which, f"{matrix}, {moment}")
             which += 1

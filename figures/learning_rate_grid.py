@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import NullLocator
 
 from figures.outcomes import NO_WARMUP, cells, of_grid, outcomes
-from figures.style import OPTIMIZER_TITLES, PAGE, PLACEMENT_TITLES, canvas, plain_log, points
+from figures.style import OPTIMIZER_TITLES, PAGE, PLACEMENT_TITLES, canvas, number, plain_log, points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,9 +120,10 @@ def _luminance(share: float) -> float:
 
 
 def _words(row: Mapping[Any, Any]) -> str:
-    interval = "" if np.isnan(row["loss_low"]) else f"  [{row['loss_low']:.2f}, {row['loss_high']:.2f}]"
+    ends = number(row["loss_low"]), number(row["loss_high"])
+    interval = "" if np.isnan(row["loss_low"]) else f"  [{ends[0]}, {ends[1]}]"
     diverged = f"\n{row['diverged']} of {row['seeds']} diverged" if row["diverged"] else ""
-    return f"{row['loss']:.2f}{interval}{diverged}"
+    return f"{number(row['loss'])}{interval}{diverged}"
 
 
 def length_words(warmup: int) -> str:

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 NAME = "steps_to_loss"
 
-RACE_TITLES = {"pre_ln": "Pre-LN", "small_lr": "small rate"}
+RACE_TITLES = {"pre_ln": "lr", "small_lr": "constant lr"}
 SIDES = {  # colour and words of both sides of a race
     "pre_ln": {"first": (1, "Pre-LN without warm-up"), "second": (0, "Post-LN with warm-up")},
     "small_lr": {"first": (2, "Post-LN, small constant rate"), "second": (0, "Post-LN with warm-up")},
 }
 BOUNDS = {
-    "": (4, "ratio"),
+    "": (3, "ratio"),
     "at least": (5, "ratio is at least this"),
-    "at most": (3, "ratio is at most this"),
+    "at most": (4, "ratio is at most this"),
 }
 SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)  # of the loss gained, where steps are compared
 
@@ -57,7 +57,7 @@ def races(runs: pd.DataFrame) -> list[Race]:
         The races; those of which a side has no runs are left out.
     """
     found = []
-    for task in runs["task"].unique():
+    for task in sorted(runs["task"].unique(), key=list(TASK_TITLES).index):
         post = {pair.lr_max: pair for pair in pairs(runs, task, "post_ln") if pair.optimizer == "adam"}
         pre = {pair.lr_max: pair for pair in pairs(runs, task, "pre_ln") if pair.optimizer == "adam"}
         found += [
@@ -202,8 +202,8 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
         _steps_panel(axes[0, column], _where(steps, same), first["race"])
         _ratio_panel(axes[1, column], _where(ratios, same))
         axes[0, column].set_title(
-            f"{TASK_TITLES[first['task']]}{RACE_TITLES[first['race']]}\nlr {first['lr_max']:g} against "
-            f"{first['second_lr_max']:g}, warm-up {first['second_warmup']}",
+            f"{TASK_TITLES[first['task']]}{RACE_TITLES[first['race']]} {first['lr_max']:g}\nagainst "
+            f"lr {first['second_lr_max']:g}, warm-up {first['second_warmup']}",
             fontsize=7.5,
         )
         axes[1, column].set_xlabel("validation loss")
@@ -215,7 +215,8 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     labels: dict[str, Any] = {}
     for ax in axes.flat:
         labels |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=3)
+    order = sorted(labels, key=lambda label: "never" in label)
+    figure.legend([labels[k] for k in order], order, loc="outside lower center", ncols=3)
     figure.suptitle(
         f"$d={ratios['width'].iloc[0]}$, Adam; geometric means and 95 % intervals (Student and Welch, on "
         f"logarithms) over {ratios['seeds'].min()} seeds",
@@ -243,9 +244,9 @@ def _steps_panel(ax: Axes, rows: pd.DataFrame, race: str) -> None:
             line = pd.DataFrame(means)
             points(ax, line["level"], line["low"], line["value"], line["high"], which, label)
         never = by_level["last_step"].max()[~whole]
-        colour = series(which)["color"]
-        words = f"{label}: a seed never does"
-        ax.plot(never.index, never, "^", color=colour, markerfacecolor="none", label=words)
+        if len(never):
+            colour = series(which)["color"]
+            ax.plot(never.index, never, "+", color=colour, label=f"{label}: a seed never gets there")
 
 
 def _ratio_panel(ax: Axes, rows: pd.DataFrame) -> None:

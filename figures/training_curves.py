@@ -21,7 +21,7 @@ NAME = "training_curves"
 
 Dash: TypeAlias = tuple[float, tuple[float, ...]]
 
-COLUMNS = 3
+COLUMNS = 4
 DASHES: tuple[Dash, ...] = (  # shortest warm-up first
     (0, ()),
     (0, (4, 1.5)),
@@ -68,7 +68,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
         key=lambda group: _order(group.iloc[0]),
     )
     bands = -(-len(groups) // COLUMNS)
-    figure, axes = canvas(2 * bands, COLUMNS, PAGE, 3.6 * bands + 0.6)
+    figure, axes = canvas(2 * bands, COLUMNS, PAGE, 3.3 * bands + 0.7)
     dashes = dict(zip(sorted(table["warmup"].unique()), DASHES, strict=False))
     for place in range(bands * COLUMNS):
         band, column = divmod(place, COLUMNS)
@@ -84,7 +84,8 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
         constant = "constant " if first["schedule"] == "constant" else ""
         loss.set_title(
             f"{TASK_TITLES[first['task']]}{OPTIMIZER_TITLES[first['optimizer']]}, "
-            f"{constant}lr {first['lr_max']:g}"
+            f"{constant}lr {first['lr_max']:g}",
+            fontsize=7.5,
         )
         same_task = table[table["task"] == first["task"]]
         loss.set_ylim(*_limits(same_task["valid_loss"]))
@@ -111,7 +112,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
 def _order(first: pd.Series) -> tuple[object, ...]:
     tasks, optimizers = list(TASK_TITLES), ("adam", "sgd", "radam")
     constant = first["schedule"] == "constant"
-    return tasks.index(first["task"]), constant, optimizers.index(first["optimizer"]), first["lr_max"]
+    return tasks.index(first["task"]), optimizers.index(first["optimizer"]), constant, first["lr_max"]
 
 
 def _limits(values: pd.Series) -> tuple[float, float]:

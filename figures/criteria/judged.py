@@ -71,6 +71,11 @@ class PreLn(NamedTuple):
     less: bool
     words: str
 
+    @property
+    def shown(self) -> bool:
+        """Whether it trains to nearly the same loss, faster, and the optimiser matters less."""
+        return self.nearly and self.faster and self.less
+
 
 class Runs(NamedTuple):
     """What one learning rate of Pre-LN is judged by.
