@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from meanfield.checks import check_architecture
 from meanfield.errors import InputError, UnknownNameError, positive_integer
+from meanfield.first_update.moves import NOTHING
 from meanfield.first_update.shapes import parameter_shapes
+from meanfield.first_update.sides import Sides
+from meanfield.first_update.survey import Survey
+from meanfield.given import given_inputs
+from meanfield.moments.loss import Loss
 from meanfield.ops import EncoderDecoder, ParameterKey, Transformer
-from meanfield.predict import predict
+from meanfield.predict.engine import limit
+from meanfield.predict.table import Prediction, configuration
+from meanfield.threads import one_thread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,6 +119,8 @@ def first_update(
     optimizer: str = "adam",
     warmup: int = 1,
     loss: str = "cross_entropy",
+    label_smoothing: float = 0.0,
+    label_collision: float | None = None,
     **given: Any,
 ) -> FirstUpdate:
     """Predict the first update of every parameter from a random initialisation.
@@ -141,22 +151,31 @@ def first_update(
     Source:
         kingma2015 (Adam), liu2020 (RAdam).
     """
-    if given.pop("samples", 0):
-        raise InputError("samples= has no meaning for a first update: leave it out, the limit is used")
     start = FirstUpdate(_nothing(), optimizer, learning_rate, warmup)
-    table = predict(arch, tokens=tokens, batch=batch, loss=loss, **given).df
-    shapes = parameter_shapes(arch)
+    arch, batch = check_architecture(arch), positive_integer("batch", batch)
+    objective = Loss(loss, label_smoothing, label_collision)
+    fed = given_inputs(arch, tokens=tokens, batch=batch, **given)
+    sides = Sides()
+    with one_thread():
+        _, layout = limit(arch, batch, fed, objective, sides)
+        survey = Survey.of(sides, fed, objective)
+    table = Prediction(configuration(arch, fed[-1].tokens, batch, loss), sides, layout).df
+    return replace(start, profile=_profile(arch, table, survey))
+
+
+def _profile(arch: Transformer | EncoderDecoder, table: pd.DataFrame, survey: Survey) -> pd.DataFrame:
     keys = [ParameterKey(*row) for row in zip(table.layer, table.module, table.parameter, strict=True)]
+    shapes = parameter_shapes(arch)
+    moves = [survey.moves.get(key, NOTHING) for key in keys]
     entries = np.array([shapes[key].size for key in keys])
     square = np.array([shapes[key].square for key in keys])
-    moved = np.where(table.grad_norm > 0, entries, 0)
-    profile = table.drop(columns=["grad_sq", "log10_grad_sq"]).assign(
+    share = np.array([move.share for move in moves])
+    return table.drop(columns=["grad_sq", "log10_grad_sq"]).assign(
         entries=entries,
-        moved=moved,
+        moved=entries * np.array([move.moved for move in moves]),
         weight_norm=np.sqrt(entries * square),
-        grad_abs=np.sqrt(2 / np.pi * moved) * table.grad_norm,
+        grad_abs=share * np.sqrt(entries) * table.grad_norm,
     )
-    return replace(start, profile=profile)
 
 
 def _nothing() -> pd.DataFrame:
