@@ -71,7 +71,9 @@ def save(
             os.fsync(file.fileno())
         draft.replace(path)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-        raise InputError(f"checkpoint {str(path)!r} cannot be written ({error}): free space, or write elsewhere") from None
+        raise InputError(
+            f"checkpoint {str(path)!r} cannot be written ({error}): free space, or write elsewhere"
+        ) from None
     finally:
         draft.unlink(missing_ok=True)
 
@@ -104,7 +106,9 @@ def restore(
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0]
-        raise InputError(f"checkpoint {str(path)!r} cannot be read ({reason}): move it away to start anew") from None
+        raise InputError(
+            f"checkpoint {str(path)!r} cannot be read ({reason}): move it away to start anew"
+        ) from None
     if not isinstance(found, dict) or set(found) != KEYS:
         raise InputError(f"checkpoint {str(path)!r} is none of this program's: move it away to start anew")
     if (other := difference(json.loads(found["configuration"]), configuration)) is not None:

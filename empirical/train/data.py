@@ -28,7 +28,7 @@ class Generated:
     train: int = 20_000
     valid: int = 500
     test: int = 100
-    nouns: int = 400
+    nouns: int = 300
     verbs: int = 150
     adjectives: int = 150
 

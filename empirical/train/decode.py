@@ -102,9 +102,7 @@ def translate(
     return [found[index] for index in range(len(pairs))]
 
 
-def bleu(
-    model: layers.EncoderDecoder, corpus: Parallel, *, device: torch.device, beam: int = BEAM
-) -> float:
+def bleu(model: layers.EncoderDecoder, corpus: Parallel, *, device: torch.device, beam: int = BEAM) -> float:
     """BLEU of the test sentences.
 
     Args:

@@ -91,7 +91,9 @@ def read(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise InputError(f"log {str(path)!r} cannot be read ({error.strerror}): give a folder of a run") from None
+        raise InputError(
+            f"log {str(path)!r} cannot be read ({error.strerror}): give a folder of a run"
+        ) from None
     records = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last end of line is torn
         try:
@@ -114,4 +116,6 @@ def _number(value: Any) -> Any:
 
 
 def _refused(path: Path, error: OSError) -> InputError:
-    return InputError(f"log {str(path)!r} cannot be written ({error.strerror}): give a folder you may write to, with room")
+    return InputError(
+        f"log {str(path)!r} cannot be written ({error.strerror}): give a folder you may write to, with room"
+    )

@@ -122,7 +122,9 @@ def finished(run: Run, folder: Path) -> Result | None:
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"result {str(path)!r} is damaged: move it away to train again") from None
     if other is not None:
-        raise InputError(f"folder {str(folder)!r} holds another run: {other}; give this run a folder of its own")
+        raise InputError(
+            f"folder {str(folder)!r} holds another run: {other}; give this run a folder of its own"
+        )
     return result
 
 
@@ -144,7 +146,9 @@ def task_of(run: Run) -> Task:
     if run.task != "translation" and isinstance(data, corpus.Text):
         return Language(data, run.tokens, run.length, run.seed, run.task == "masked")
     needed = "pairs of sentences" if run.task == "translation" else "plain text"
-    raise InputError(f"task={run.task!r} needs {needed}, and {type(run.corpus).__name__} has none: give other data")
+    raise InputError(
+        f"task={run.task!r} needs {needed}, and {type(run.corpus).__name__} has none: give other data"
+    )
 
 
 class _Training:
@@ -190,7 +194,9 @@ class _Training:
                 self._look(step)
             status = self._report(step, total)
             last = step == run.steps and status == "finished"
-            if self.log is not None and (last or (status == "finished" and time.monotonic() - saved > self.every)):
+            if self.log is not None and (
+                last or (status == "finished" and time.monotonic() - saved > self.every)
+            ):
                 spent = place.seconds + time.monotonic() - started
                 at = Place(step, self.log.sync(), spent)
                 checkpoint.save(path, run.configuration, self.task.digest, self.model, self.optimizer, at)
@@ -320,7 +326,9 @@ def _held(folder: Path, ranks: Ranks | None) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("w")
     except OSError as error:
-        raise InputError(f"folder {str(folder)!r}: {error.strerror}; give a folder you may write to") from None
+        raise InputError(
+            f"folder {str(folder)!r}: {error.strerror}; give a folder you may write to"
+        ) from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

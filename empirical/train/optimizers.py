@@ -47,7 +47,11 @@ class Optimizer:
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:
             raise UnknownNameError("optimizer", self.name, OPTIMIZERS)
-        for what, value in (("betas", max(self.betas)), ("betas", min(self.betas)), ("momentum", self.momentum)):
+        for what, value in (
+            ("betas", max(self.betas)),
+            ("betas", min(self.betas)),
+            ("momentum", self.momentum),
+        ):
             if not 0 <= value < 1:
                 raise InputError(f"{what}: {value} is not in [0, 1): give such a number")
         if self.momentum and self.name != "sgd":

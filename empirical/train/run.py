@@ -12,9 +12,11 @@ from empirical.train.data import Corpus
 from empirical.train.optimizers import Optimizer
 from empirical.train.schedules import Schedule
 from meanfield.errors import InputError, UnknownNameError, positive_integer
-from meanfield.presets.placements import PLACEMENTS
+from meanfield.presets import PRESETS
 
 TASKS = ("translation", "masked", "causal")
+KEYS = ("task", "placement", "optimizer", "schedule", "lr_max", "warmup", "width", "depth", "seed")
+"""The key columns of runs in tables."""
 PRECISIONS = ("float32", "bfloat16")
 FORMAT = 1  # of checkpoints and logs
 Options: TypeAlias = tuple[tuple[str, Any], ...]
@@ -25,7 +27,7 @@ class Model:
     """An architecture whose vocabulary the data decide.
 
     Args:
-        placement: A name in `PLACEMENTS` (translation), or of any preset of one stack (language models).
+        placement: A name of a placement (translation), or of any preset of one stack (language models).
         width: Size of a token.
         depth: Number of layers; the decoder of a translation model has as many as the encoder.
         options: Further options of the preset, as sorted pairs of name and value; see `options`.
@@ -61,9 +63,9 @@ class Model:
         sizes = {"width": self.width, "depth": self.depth, "vocab": vocab, **dict(self.options)}
         if task == "translation":
             return mf.paper_encoder_decoder(placement=self.placement, **sizes)
-        if self.placement not in mf.PRESETS:
-            raise UnknownNameError("preset", self.placement, mf.PRESETS)
-        return mf.PRESETS[self.placement](causal=task == "causal", **sizes)
+        if self.placement not in PRESETS:
+            raise UnknownNameError("preset", self.placement, PRESETS)
+        return PRESETS[self.placement](causal=task == "causal", **sizes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +132,14 @@ class Run:
     def name(self) -> str:
         """A name for people that ends in the digest of the configuration."""
         rate = f"{self.schedule.lr_max:g}"
-        parts = (self.task, self.model.placement, self.optimizer.name, rate, f"w{self.schedule.warmup}", f"s{self.seed}")
+        parts = (
+            self.task,
+            self.model.placement,
+            self.optimizer.name,
+            rate,
+            f"w{self.schedule.warmup}",
+            f"s{self.seed}",
+        )
         return "-".join((*parts, digest(self.configuration)))
 
     @property

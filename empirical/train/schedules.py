@@ -52,20 +52,30 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UnknownNameError("schedule", self.kind, KINDS)
-        if isinstance(self.lr_max, bool) or not isinstance(self.lr_max, int | float) or not _positive(self.lr_max):
+        if (
+            isinstance(self.lr_max, bool)
+            or not isinstance(self.lr_max, int | float)
+            or not _positive(self.lr_max)
+        ):
             raise InputError(f"lr_max={self.lr_max!r} is no learning rate: give a finite number above 0")
         positive_integer("warmup", self.warmup)
         if self.hold is not None:
             if self.kind != "inverse_sqrt":
-                raise InputError(f"hold={self.hold} belongs to 'inverse_sqrt', not to {self.kind!r}: leave it out")
+                raise InputError(
+                    f"hold={self.hold} belongs to 'inverse_sqrt', not to {self.kind!r}: leave it out"
+                )
             if positive_integer("hold", self.hold) < self.warmup:
-                raise InputError(f"hold={self.hold} is before the end of the warm-up: give at least {self.warmup}")
+                raise InputError(
+                    f"hold={self.hold} is before the end of the warm-up: give at least {self.warmup}"
+                )
         if (self.kind == "step") != bool(self.milestones):
             raise InputError(
                 f"milestones={self.milestones} with {self.kind!r}: 'step' needs shares such as (0.5, 0.75), and "
                 "no other schedule has any"
             )
-        if list(self.milestones) != sorted(set(self.milestones)) or not all(0 < m < 1 for m in self.milestones):
+        if list(self.milestones) != sorted(set(self.milestones)) or not all(
+            0 < m < 1 for m in self.milestones
+        ):
             raise InputError(f"milestones={self.milestones} are no ascending shares between 0 and 1")
 
     def rate(self, step: int, *, steps: int) -> float:

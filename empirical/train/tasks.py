@@ -180,9 +180,7 @@ class Loss(nn.Module):
         else:
             x = self.model.hidden(inputs[0])
         logits = self.model.head(x.flatten(0, 1)[picked])  # (positions, vocab)
-        return F.cross_entropy(
-            logits.float(), targets, label_smoothing=self.label_smoothing, reduction="sum"
-        )
+        return F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing, reduction="sum")
 
 
 def padded(rows: list[Pair]) -> tuple[Tensor, Tensor, Tensor]:

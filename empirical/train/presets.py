@@ -1,0 +1,166 @@
+"""The grids of runs by name.
+
+``ci`` is for a test, ``warmup`` for two cores (under 25 minutes), ``gpu`` has the paper's model and is short enough for one call
+on one large accelerator, ``paper`` has the paper's model and schedules, and takes hours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import product
+
+from empirical.train.data import Generated, PythonText
+from empirical.train.optimizers import Optimizer
+from empirical.train.run import Model, Run, options
+from empirical.train.schedules import Schedule
+
+PLACEMENTS = ("post_ln", "pre_ln")
+SEEDS = 3
+ADAM = Optimizer(name="adam")
+
+
+def _seeds(runs: Iterable[Run], seeds: int = SEEDS) -> tuple[Run, ...]:
+    """All seeds of a configuration after each other, so that equal work is together."""
+    return tuple(replace(run, seed=seed) for run in runs for seed in range(seeds))
+
+
+def _inverse_sqrt(lr_max: float, warmup: int, hold: int) -> Schedule:
+    return Schedule(kind="inverse_sqrt", lr_max=lr_max, warmup=warmup, hold=hold)
+
+
+def _translations(
+    base: Run,
+    *,
+    rates: tuple[float, ...],
+    more: tuple[float, ...],
+    warmups: tuple[int, ...],
+    sgd: float,
+    small: float,
+) -> list[Run]:
+    """The paper's comparisons, on one base.
+
+    Args:
+        base: Task, data, sizes.
+        rates: Values of lr_max for Adam, each with every warm-up.
+        more: Further values, without warm-up and with the longest alone; RAdam has the first of them and the last of ``rates``.
+        warmups: Values of T_warmup, none first, ascending.
+        sgd: Learning rate of SGD.
+        small: The fixed learning rate of Post-LN.
+    """
+    hold, none, longest = warmups[-1], warmups[0], warmups[-1]
+    adam = [*product(rates, warmups), *product(more, (none, longest))]
+    runs = []
+    for placement in PLACEMENTS:
+        model = replace(base.model, placement=placement)
+        of = replace(base, model=model)
+        runs += [replace(of, schedule=_inverse_sqrt(lr, warmup, hold)) for lr, warmup in adam]
+        radam = replace(of, optimizer=Optimizer(name="radam"))
+        runs += [replace(radam, schedule=_inverse_sqrt(rates[-1], none, hold))]
+        plain = replace(of, optimizer=Optimizer(name="sgd"))
+        runs += [replace(plain, schedule=_inverse_sqrt(sgd, warmup, hold)) for warmup in (none, longest)]
+    return [*runs, _fixed(base, small)]
+
+
+def _fixed(base: Run, rate: float) -> Run:
+    """Post-LN at a small learning rate that stays as it is."""
+    post_ln = replace(base.model, placement="post_ln")
+    return replace(base, model=post_ln, schedule=Schedule(kind="constant", lr_max=rate))
+
+
+def _masked(base: Run, *, rate: float, warmups: tuple[int, ...]) -> list[Run]:
+    """BERT's recipe: linear warm-up, then linear decay."""
+    return [
+        replace(
+            base,
+            model=replace(base.model, placement=placement),
+            schedule=Schedule(kind="linear", lr_max=rate, warmup=warmup),
+        )
+        for placement in PLACEMENTS
+        for warmup in warmups
+    ]
+
+
+_SMALL = Model(placement="pre_ln", width=64, depth=6, options=options(heads=4, d_ff=128, positions=32))
+_TRANSLATION = Run(
+    task="translation",
+    corpus=Generated(),
+    model=_SMALL,
+    optimizer=ADAM,
+    schedule=_inverse_sqrt(1e-3, 1, 160),
+    steps=400,
+    tokens=300,
+    label_smoothing=0.1,
+    evaluations=10,
+    translations=2,
+    profile=(0, 160, 400),
+    minibatches=4,
+)
+_BERT = options(
+    heads=4, d_ff=256, positions=64, activation="gelu", tied=True, embedding_norm=True, init="normal_0.02"
+)
+_MASKED = Run(
+    task="masked",
+    corpus=PythonText(vocabulary=2000),
+    model=Model(placement="pre_ln", width=64, depth=12, options=_BERT),
+    optimizer=Optimizer(name="adam", betas=(0.9, 0.98), weight_decay=0.01),
+    schedule=Schedule(kind="linear", lr_max=1e-3),
+    steps=400,
+    tokens=1024,
+    length=64,
+    evaluations=10,
+    translations=0,
+)
+_PAPER = replace(
+    _TRANSLATION,
+    corpus=Generated(train=160_000, valid=2000, test=500, nouns=3000, verbs=1000, adjectives=1000),
+    model=Model(
+        placement="pre_ln", width=512, depth=6, options=options(heads=4, d_ff=1024, positions=64, dropout=0.1)
+    ),
+    schedule=_inverse_sqrt(1e-3, 1, 4000),
+    steps=8000,
+    tokens=4096,
+    precision="bfloat16",
+    profile=(0, 4000, 8000),
+    minibatches=8,
+)
+_GPU = replace(_PAPER, steps=1200, profile=(0, 600, 1200))
+_CI = replace(
+    _TRANSLATION,
+    corpus=Generated(train=500, valid=40, test=10, nouns=20, verbs=10, adjectives=10),
+    model=replace(_SMALL, width=32, depth=2, options=options(heads=2, d_ff=64, positions=32)),
+    schedule=_inverse_sqrt(3e-3, 1, 10),
+    steps=60,
+    tokens=200,
+    evaluations=3,
+    translations=1,
+    profile=(0, 60),
+    minibatches=2,
+)
+
+PRESETS: dict[str, tuple[Run, ...]] = {
+    "ci": _seeds(
+        [replace(_CI, model=replace(_CI.model, placement=placement)) for placement in PLACEMENTS], seeds=1
+    ),
+    "warmup": _seeds([
+        *_translations(
+            _TRANSLATION, rates=(5e-4, 1e-3, 2e-3), more=(4e-3,), warmups=(1, 20, 160), sgd=0.3, small=1e-4
+        ),
+        *_masked(_MASKED, rate=1e-3, warmups=(1, 40)),
+    ]),
+    "gpu": _seeds([
+        *(
+            replace(
+                _GPU,
+                model=replace(_GPU.model, placement=placement),
+                schedule=_inverse_sqrt(1e-3, warmup, 600),
+            )
+            for placement in PLACEMENTS
+            for warmup in (1, 600)
+        ),
+        _fixed(_GPU, 1e-4),
+    ]),
+    "paper": _seeds(
+        _translations(_PAPER, rates=(5e-4, 1e-3), more=(), warmups=(1, 500, 4000), sgd=5e-3, small=1e-4)
+    ),
+}
