@@ -22,9 +22,10 @@ from meanfield.first_update.sides import Sides
 from meanfield.first_update.tables import head_moves, table_move
 from meanfield.given import Given
 from meanfield.moments.forward import forward
+from meanfield.moments.inputs import same_row
 from meanfield.moments.loss import Loss
 from meanfield.moments.state import Gram, Layout, Step
-from meanfield.ops import Attention, FeedForward, Gain, Linear, Norm, ParameterKey
+from meanfield.ops import Attention, Embedding, FeedForward, Gain, Linear, Norm, ParameterKey
 
 Found = Iterator[tuple[str, str, Move]]
 
@@ -106,10 +107,20 @@ class Survey:
         self._keep(layer, prefix, iter([(arch.head.name, "bias", bias)]))
         if not arch.head.tied:
             self._keep(layer, prefix, iter([(arch.head.name, "weight", weight)]))
-        elif arch.embedding is not None:  # all rows move by the head's part
-            name = arch.embedding.name
-            key = ParameterKey(0, name if name == self.sides.common else prefix + name, "weight")
-            self.moves[key] = weight._replace(change=self.moves[key].change)
+        elif arch.embedding is not None:
+            self._tied(prefix, given, arch.embedding, weight)
+
+    def _tied(self, prefix: str, given: Given, table: Embedding, weight: Move) -> None:
+        """All rows of a tied table move by the head's part, which is fresh to the tokens that read them."""
+        name, stack = table.name, self.sides.stacks[prefix]
+        key = ParameterKey(0, name if name == self.sides.common else prefix + name, "weight")
+        change, grad_sq = self.moves[key].change, self.sides.grad_sq[key]
+        if change is not None:
+            rows = float(table.scale) ** 2 * same_row(given.stack, "embedding", stack.layout, given.input.ids)
+            of_input = stack.layout.inner(rows, self.sides.points[0, f"{prefix}input"][1])
+            of_head = max(grad_sq - of_input, 0.0) / (table.vocab * table.width)
+            change = change._replace(sgd=change.sgd + of_head * rows)
+        self.moves[key] = weight._replace(change=change)
 
     def _step(self, layer: int, prefix: str, step: Step, layout: Layout) -> Found:
         op = step.op

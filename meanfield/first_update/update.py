@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +13,16 @@ import numpy as np
 
 from meanfield.checks import check_architecture
 from meanfield.errors import InputError, UnknownNameError, positive_integer
-from meanfield.first_update.moves import NOTHING
-from meanfield.first_update.shapes import parameter_shapes
+from meanfield.first_update.moves import NOTHING, Move
+from meanfield.first_update.shapes import Shape, parameter_shapes
 from meanfield.first_update.sides import Sides
 from meanfield.first_update.survey import Survey
+from meanfield.first_update.tangent import Flow, Point
 from meanfield.given import given_inputs
 from meanfield.moments.loss import Loss
 from meanfield.ops import EncoderDecoder, ParameterKey, Transformer
 from meanfield.predict.engine import limit
-from meanfield.predict.table import Prediction, configuration
+from meanfield.predict.table import KEYS, Prediction, configuration
 from meanfield.threads import one_thread
 
 if TYPE_CHECKING:
@@ -35,16 +38,18 @@ class FirstUpdate:
 
     Attributes:
         profile: Key columns, and what does not depend on the optimiser: ``entries, moved, weight_norm,
-            grad_norm, grad_abs``.
+            grad_norm, grad_abs``, and changes of outputs at rate 1, ``adam_change, sgd_change``.
         optimizer: One of `OPTIMIZERS`.
         learning_rate: Largest learning rate of the schedule.
         warmup: Steps of linear warm-up, T: the first step is made at learning_rate / T.
+        flow: Follows the change of the hidden states through all layers, at rate 1; whether by signs.
     """
 
     profile: pd.DataFrame
     optimizer: str
     learning_rate: float
     warmup: int = 1
+    flow: Callable[[bool], tuple[Point, ...]] = field(default=lambda adam: (), repr=False)
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -86,12 +91,14 @@ class FirstUpdate:
         update_norm         norm of the step: lr sqrt(moved) for Adam, lr grad_norm for SGD and RAdam
         relative_update     update_norm / weight_norm; infinite where weights start at 0
         first_order_change  by how much the loss falls to first order: lr grad_abs, or lr grad_norm^2
+        output_change       root of E||Dy||^2 / E||y||^2, y the output of the parameter's own op, by this step
+                            alone; NaN where there is no rule
         """
-        table = self.profile
+        table = self.profile.drop(columns=["adam_change", "sgd_change"])
         if self.optimizer == "adam":
-            norm, change = np.sqrt(table.moved), table.grad_abs
+            norm, change, output = np.sqrt(table.moved), table.grad_abs, self.profile.adam_change
         else:
-            norm, change = table.grad_norm, table.grad_norm**2
+            norm, change, output = table.grad_norm, table.grad_norm**2, self.profile.sgd_change
         update = self.step_size * norm
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = update / table.weight_norm
@@ -102,7 +109,38 @@ class FirstUpdate:
             update_norm=update,
             relative_update=relative,
             first_order_change=self.step_size * change,
+            output_change=self.step_size * output,
         )
+
+    @property
+    def changes(self) -> pd.DataFrame:
+        """One row per layer, in order of depth: key columns, and these of the hidden states behind it.
+
+        output_change   root of E||Dx||^2 / E||x||^2 over tokens, by the steps of all parameters before
+        aligned_change  the same of the part along the gradient, which alone lowers the loss
+        """
+        import pandas as pd  # half a second: not at import
+
+        found = pd.DataFrame(
+            [
+                (point.layer, point.module, "activation", point.change, point.aligned)
+                for point in self._points
+            ],
+            columns=["layer", "module", "parameter", "output_change", "aligned_change"],
+        )
+        sizes = ["output_change", "aligned_change"]
+        found[sizes] *= self.step_size
+        shared = self.profile[list(KEYS[:-3])].iloc[[0] * len(found)].reset_index(drop=True)
+        return pd.concat([shared, found], axis=1)
+
+    @property
+    def output_change(self) -> float:
+        """Root of E||Dx||^2 / E||x||^2 of the final hidden states, to first order."""
+        return self.step_size * self._points[-1].change
+
+    @property
+    def _points(self) -> tuple[Point, ...]:
+        return self.flow(self.optimizer == "adam")
 
     @property
     def first_order_change(self) -> float:
@@ -160,12 +198,19 @@ def first_update(
         _, layout = limit(arch, batch, fed, objective, sides)
         survey = Survey.of(sides, fed, objective)
     table = Prediction(configuration(arch, fed[-1].tokens, batch, loss), sides, layout).df
-    return replace(start, profile=_profile(arch, table, survey))
-
-
-def _profile(arch: Transformer | EncoderDecoder, table: pd.DataFrame, survey: Survey) -> pd.DataFrame:
-    keys = [ParameterKey(*row) for row in zip(table.layer, table.module, table.parameter, strict=True)]
     shapes = parameter_shapes(arch)
+    sizes = {key: shape.size for key, shape in shapes.items()}
+
+    @functools.cache
+    def flow(adam: bool) -> tuple[Point, ...]:
+        with one_thread():
+            return tuple(Flow(survey, sizes, adam).through(fed))
+
+    return replace(start, profile=_profile(shapes, table, survey), flow=flow)
+
+
+def _profile(shapes: dict[ParameterKey, Shape], table: pd.DataFrame, survey: Survey) -> pd.DataFrame:
+    keys = [ParameterKey(*row) for row in zip(table.layer, table.module, table.parameter, strict=True)]
     moves = [survey.moves.get(key, NOTHING) for key in keys]
     entries = np.array([shapes[key].size for key in keys])
     square = np.array([shapes[key].square for key in keys])
@@ -175,7 +220,20 @@ def _profile(arch: Transformer | EncoderDecoder, table: pd.DataFrame, survey: Su
         moved=entries * np.array([move.moved for move in moves]),
         weight_norm=np.sqrt(entries * square),
         grad_abs=share * np.sqrt(entries) * table.grad_norm,
+        **{f"{which}_change": [_relative(move, which) for move in moves] for which in ("adam", "sgd")},
     )
+
+
+def _relative(move: Move, which: str) -> float:
+    """Root of E||Dy||^2 / E||y||^2 of the output of a tensor's own op, at rate 1."""
+    if move.change is None:
+        return math.nan if move.moved else 0.0
+    # where tokens differ kernels are T x T
+    change, before = (
+        float(np.mean(np.diagonal(kernel) if kernel.ndim == 2 else kernel[0]))
+        for kernel in (getattr(move.change, which), move.change.before)
+    )
+    return math.sqrt(change / before)
 
 
 def _nothing() -> pd.DataFrame:
