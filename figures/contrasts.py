@@ -47,7 +47,9 @@ def contrast(
 
     Assumes:
         Numbers of a sample are independent and near to Gaussian. Samples are independent; where runs of one
-        seed share weights and batches, differences vary less than assumed and the interval is too long.
+        seed share weights and batches, differences vary less than assumed and the interval is too long. With
+        unequal spreads Welch's form is approximate: of two Gaussian samples of 3 it covers 94.3 to 96.5 %,
+        and 98.1 to 99.3 % where four comparisons ask for 98.75 %.
 
     Source:
         welch1947.

@@ -56,6 +56,8 @@ def plain_text(
             not between 0 and 1, or the vocabulary is larger than the text allows.
     """
     paths = [path_or_paths] if isinstance(path_or_paths, str | Path) else list(path_or_paths)
+    if not paths:
+        raise InputError("no files: give at least one")
     documents = [document for path in paths for document in _documents(read_text(path))]
     names = ", ".join(Path(path).name for path in paths)
     return _corpus(names, documents, vocabulary, valid, seed)

@@ -204,8 +204,14 @@ class Words:
 
         Returns:
             The same words.
+
+        Raises:
+            TypeError: If these are no words.
         """
-        return cls(record["words"])
+        words = record["words"]
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise TypeError("no list of texts")
+        return cls(words)
 
     def record(self) -> dict[str, Any]:
         """Give what makes the words.

@@ -103,10 +103,11 @@ class PythonText:
     """Text of the Python installation; see `empirical.corpus.python_text`."""
 
     vocabulary: int = 2000
+    valid: float = 0.01
 
     def load(self) -> corpus.Text:
         """Read it."""
-        return corpus.python_text(vocabulary=self.vocabulary)
+        return corpus.python_text(vocabulary=self.vocabulary, valid=self.valid)
 
 
 Corpus: TypeAlias = Generated | ParallelFiles | ParallelTable | PlainText | PythonText

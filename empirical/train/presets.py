@@ -97,17 +97,17 @@ _TRANSLATION = Run(
     minibatches=4,
 )
 _BERT = options(
-    heads=4, d_ff=256, positions=64, activation="gelu", tied=True, embedding_norm=True, init="normal_0.02"
+    heads=4, d_ff=256, positions=64, activation="gelu", tied=True, embedding_norm=True, init="xavier_normal"
 )
 _MASKED = Run(
     task="masked",
-    corpus=PythonText(vocabulary=2000),
+    corpus=PythonText(vocabulary=500),
     model=Model(placement="pre_ln", width=64, depth=12, options=_BERT),
     optimizer=Optimizer(name="adam", betas=(0.9, 0.98), weight_decay=0.01),
     schedule=Schedule(kind="linear", lr_max=1e-3),
     steps=400,
-    tokens=1024,
-    length=64,
+    tokens=512,
+    length=32,
     evaluations=10,
     translations=0,
 )
@@ -146,7 +146,7 @@ PRESETS: dict[str, tuple[Run, ...]] = {
         *_translations(
             _TRANSLATION, rates=(5e-4, 1e-3, 2e-3), more=(4e-3,), warmups=(1, 20, 160), sgd=0.3, small=1e-4
         ),
-        *_masked(_MASKED, rate=1e-3, warmups=(1, 40)),
+        *_masked(_MASKED, rate=2e-3, warmups=(1, 60)),
     ]),
     "gpu": _seeds([
         *(

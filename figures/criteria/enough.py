@@ -33,9 +33,9 @@ def enough(runs: pd.DataFrame, what: str) -> pd.DataFrame:
     if runs.empty:
         raise NotEnoughError(f"{what} was not run")
     if len(runs) < SEEDS:
-        raise NotEnoughError(f"{what}: {len(runs)} seeds, and an interval needs {SEEDS}")
+        raise NotEnoughError(f"{what}: {len(runs)} of the {SEEDS} seeds that a cell needs")
     if runs["loss"].isna().any():
-        raise NotEnoughError(f"{what}: the loss of {runs['loss'].isna().sum()} runs is not a number")
+        raise NotEnoughError(f"{what}: {runs['loss'].isna().sum()} of {len(runs)} losses are not numbers")
     return runs
 
 

@@ -88,8 +88,10 @@ def _against_pre_ln(runs: pd.DataFrame) -> str:
             looked_at += 1
             if contrast([post, pre], [1, -HALF]).high < 0:
                 failing.append("lr {lr_max:g} at L = {depth}".format(**group.iloc[0]))
-    where = ", ".join(failing) or "nowhere"
-    return f"both without warm-up, Post-LN gains less than half of Pre-LN's: {where} ({looked_at} settings)"
+    where = f"at {', '.join(failing)}" if 0 < len(failing) < looked_at else f"at {len(failing)}"
+    return (
+        f"without warm-up Post-LN gains less than half of what Pre-LN gains {where} of {looked_at} settings"
+    )
 
 
 def warmup_pre(tables: Tables) -> Finding:

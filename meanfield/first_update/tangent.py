@@ -8,7 +8,6 @@ and whose spread is not.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,15 +18,14 @@ import numpy as np
 from meanfield.errors import MissingRuleError
 from meanfield.first_update.algebra import multiply
 from meanfield.first_update.moves import NOTHING, Move
+from meanfield.first_update.scores import mixed, scored
 from meanfield.first_update.survey import Survey
 from meanfield.gaussian import dual, dual_grad
 from meanfield.given import Given
-from meanfield.moments.attention import Weights
 from meanfield.moments.backward import backward
 from meanfield.moments.identity import identity_share
 from meanfield.moments.inputs import same_row
 from meanfield.moments.record import Record
-from meanfield.moments.sampled import SampledSoftmax
 from meanfield.moments.state import Gram, Kernel, Layout, Step
 from meanfield.ops import (
     Attention,
@@ -44,8 +42,6 @@ from meanfield.ops import (
 
 INTERPRETER = "first_update.tangent"
 _REMEDY = "use .df, which has no change of hidden states"
-CHUNKS = 10
-"""Chunks of drawn attention weights that mix a change: what it is multiplied by needs 1 %, not 0.1 %."""
 
 
 class Tangent(NamedTuple):
@@ -224,17 +220,21 @@ class Flow:
         return self._moved(after, op.name, own, op.width, layout)
 
     def _attention(self, op: Attention, step: Step, tangent: Tangent, layout: Layout) -> Tangent:
-        """Values alone: K -> E[A K A^T]; what a change does to the scores is left out."""
-        source = layout
+        """Through the values, K -> E[A K A^T], and through the scores by the transpose of their backward rule."""
+        source, read = layout, tangent
         if op.cross:
             assert isinstance(layout, Gram)
             assert layout.memory is not None
             assert self.memory is not None
-            source, tangent = layout.memory, self.memory
-        tangent = self._linear(f"{op.name}.v", step.inner["value"], tangent, source)
-        if "value_norm" in step.inner:
-            tangent = self._step(step.inner["value_norm"], tangent, source)
-        aligned, fresh = _mixed(step.weights, tangent.aligned, tangent.fresh)
+            source, read = layout.memory, self.memory
+        value = self._projected(op, "value", step, read, source)
+        aligned, fresh = mixed(step.weights, value.aligned, value.fresh)
+        if op.query is not None:
+            for role, met, where in (("query", tangent, layout), ("key", read, source)):
+                of_scores = self._projected(op, role, step, met, where)
+                spread = of_scores.fresh + _aligned(of_scores, op.head_size * op.heads, where)
+                more = scored(step, role, layout, of_scores.aligned, spread)
+                aligned, fresh = aligned + more[0], fresh + more[1]
         if op.output is None:
             gradient = self._gradient(op.name)
         else:
@@ -248,6 +248,11 @@ class Flow:
         if op.output is None:
             return tangent
         return self._linear(f"{op.name}.o", step.inner["output"], tangent, layout)
+
+    def _projected(self, op: Attention, role: str, step: Step, tangent: Tangent, layout: Layout) -> Tangent:
+        tangent = self._linear(f"{op.name}.{role[0]}", step.inner[role], tangent, layout)
+        norm = step.inner.get(f"{role}_norm")
+        return tangent if norm is None else self._step(norm, tangent, layout)
 
     def _feed_forward(self, op: FeedForward, step: Step, tangent: Tangent, layout: Layout) -> Tangent:
         """K_ij -> K_ij E s_i s_j, F alike; K G K meets the same slopes twice more, on average over tokens."""
@@ -300,20 +305,6 @@ def _slopes(op: FeedForward, step: Step, layout: Layout) -> dict[str, Kernel]:
     if op.gate is None:
         return {"up": slope}
     return {"gate": slope * inner["up"].after, "up": dual(op.activation, first, second, acted)}
-
-
-def _mixed(weights: Weights, *kernels: Kernel) -> list[Kernel]:
-    """E[A K A^T] of several kernels; of drawn weights from a few draws."""
-    if not isinstance(weights, SampledSoftmax):
-        return [weights.mix(kernel) for kernel in kernels]
-    draws = list(itertools.islice(weights.heads.draws(), CHUNKS))
-    mixed: list[Kernel] = []
-    for kernel in kernels:
-        unit = float(np.max(np.abs(kernel))) or 1.0
-        scaled = (kernel / unit).astype(np.float32)
-        found = [draw.across(draw.left(draw.A, scaled), draw.A).mean(axis=0) for draw in draws]
-        mixed.append(np.asarray(unit * np.mean(found, axis=0, dtype=np.float64)))
-    return mixed
 
 
 def _last(step: Step) -> str:
