@@ -220,7 +220,7 @@ class Flow:
         return self._moved(after, op.name, own, op.width, layout)
 
     def _attention(self, op: Attention, step: Step, tangent: Tangent, layout: Layout) -> Tangent:
-        """Through the values, K -> E[A K A^T], and through the scores by the transpose of their backward rule."""
+        """Through the values, K -> E[A K A^T]; through the scores by the transpose of their backward rule."""
         source, read = layout, tangent
         if op.cross:
             assert isinstance(layout, Gram)
