@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from empirical.train.data import Corpus, load
 from empirical.train.run import KEYS, Model, Run
 from meanfield.first_update.risk import LARGEST_CHANGE
 
-PER_CONFIGURATION = ("predicted_critical_lr", "risk", "first_order_change")
+PER_CONFIGURATION = ("predicted_critical_lr", "risk", "first_order_change", "output_change")
 PER_PARAMETER = ("layer", "module", "parameter", "grad_norm", "weight_norm", "update_norm", "relative_update")
 
 
@@ -24,9 +24,9 @@ def predictions(
 ) -> dict[str, pd.DataFrame]:
     """Predict the first update of every translation run from the gradient profile of its architecture.
 
-    Sentences have the mean lengths of the corpus and the mini-batch of the run. Ids and targets are uniform over the
-    vocabulary, where data have frequent words: the profile is that of the architecture at random targets. Language models are left out: the
-    theory's loss is over all positions, theirs over few.
+    Sentences have the mean lengths of the corpus, mini-batches the size of the run's, and two targets are the same as often as in
+    the corpus. Input ids are uniform, and targets do not depend on them. Language models are left out: the theory's loss is over all positions,
+    theirs over few.
 
     Args:
         runs: Runs; those that differ in their seed alone are one configuration.
@@ -35,28 +35,18 @@ def predictions(
 
     Returns:
         ``predictions``: one row per configuration with ``predicted_critical_lr`` (the largest lr_max, warm-up
-        included, whose first step is no risk), ``risk`` (above 1: at risk) and ``first_order_change`` (of the
-        loss, in nats); ``first_updates``: one row per configuration and parameter, as `meanfield.first_update`
+        included, whose first step is no risk), ``risk`` (above 1: at risk), ``first_order_change`` (of the
+        loss, in nats) and ``output_change`` (of the last hidden states, relative); ``first_updates``: one row per configuration and parameter, as `meanfield.first_update`
         has them.
     """
     kept = {tuple(_keys(run).items()): run for run in runs if run.task == "translation"}
-    subjects = list(dict.fromkeys((run.model, run.corpus, run.tokens) for run in kept.values()))
-    found = dict(zip(subjects, _profiles(subjects, workers, advance), strict=True))
-    whole: list[dict[str, Any]] = []
-    parts: list[pd.DataFrame] = []
+    subjects: dict[tuple[Model, Corpus, int], list[Run]] = {}
     for run in kept.values():
-        update = found[run.model, run.corpus, run.tokens].at(
-            optimizer=run.optimizer.name, learning_rate=run.schedule.lr_max, warmup=run.schedule.warmup
-        )
-        change = update.first_order_change
-        whole.append({
-            **_keys(run),
-            "predicted_critical_lr": mf.critical_learning_rate(update),
-            "risk": change / LARGEST_CHANGE,
-            "first_order_change": change,
-        })
-        parts.append(update.df[list(PER_PARAMETER)].assign(**_keys(run)))
+        subjects.setdefault((run.model, run.corpus, run.tokens), []).append(run)
+    found = _over(_of_one_architecture, list(subjects.values()), workers, advance)
     names = [name for name in KEYS if name != "seed"]
+    whole = [row for rows, _ in found for row in rows]
+    parts = [part for _, tables in found for part in tables]
     empty = pd.DataFrame(columns=[*names, *PER_PARAMETER])
     return {
         "predictions": pd.DataFrame(whole, columns=[*names, *PER_CONFIGURATION]),
@@ -64,40 +54,70 @@ def predictions(
     }
 
 
-def _profiles(
-    subjects: list[tuple[Model, Corpus, int]], workers: int, advance: Callable[[int], None] | None
-) -> list[mf.FirstUpdate]:
-    report = advance if advance is not None else _silent
+Found: TypeAlias = tuple[list[dict[str, Any]], list[pd.DataFrame]]
+
+
+def _over(
+    work: Callable[[list[Run]], Found],
+    groups: list[list[Run]],
+    workers: int,
+    advance: Callable[[int], None] | None,
+) -> list[Found]:
     found = []
-    if workers == 1 or len(subjects) < 2:
-        for subject in subjects:
-            found.append(_profile(*subject))
-            report(1)
+    if workers == 1 or len(groups) < 2:
+        for group in groups:
+            found.append(work(group))
+            if advance is not None:
+                advance(1)
         return found
     from loky import ProcessPoolExecutor
 
-    with ProcessPoolExecutor(max_workers=min(workers, len(subjects)), env=ONE_THREAD) as executor:
-        for update in executor.map(_profile, *zip(*subjects, strict=True)):
-            found.append(update)
-            report(1)
+    with ProcessPoolExecutor(max_workers=min(workers, len(groups)), env=ONE_THREAD) as executor:
+        for result in executor.map(work, groups):
+            found.append(result)
+            if advance is not None:
+                advance(1)
     return found
 
 
-def _profile(model: Model, which: Corpus, tokens: int) -> mf.FirstUpdate:
-    data = load(which)
+def _of_one_architecture(runs: list[Run]) -> Found:
+    """Predict runs of one architecture, data and size of mini-batch: their gradients are the same."""
+    first = runs[0]
+    data = load(first.corpus)
     assert isinstance(data, Parallel)
     source = round(float(np.mean([len(pair.source) for pair in data.train])))
     target = round(float(np.mean([len(pair.target) + 1 for pair in data.train])))
-    vocab = max(data.source.size, data.target.size)
-    arch = model.architecture("translation", vocab)
-    return mf.first_update(
-        arch, tokens=target, source_tokens=source, batch=max(1, tokens // target), learning_rate=1e-3
+    start = mf.first_update(
+        first.model.architecture("translation", max(data.source.size, data.target.size)),
+        tokens=target,
+        source_tokens=source,
+        batch=max(1, first.tokens // target),
+        learning_rate=first.schedule.lr_max,
+        label_smoothing=first.label_smoothing,
+        label_collision=_collision(data),
     )
+    whole, parts = [], []
+    for run in runs:
+        update = start.at(
+            optimizer=run.optimizer.name, learning_rate=run.schedule.lr_max, warmup=run.schedule.warmup
+        )
+        whole.append({
+            **_keys(run),
+            "predicted_critical_lr": mf.critical_learning_rate(update),
+            "risk": update.first_order_change / LARGEST_CHANGE,
+            "first_order_change": update.first_order_change,
+            "output_change": update.output_change,
+        })
+        parts.append(update.df[list(PER_PARAMETER)].assign(**_keys(run)))
+    return whole, parts
+
+
+def _collision(data: Parallel) -> float:
+    """The probability that two target tokens of the corpus are the same."""
+    ids = np.concatenate([[*pair.target, data.target.EOS] for pair in data.train])
+    shares = np.bincount(ids) / len(ids)
+    return float((shares**2).sum())
 
 
 def _keys(run: Run) -> dict[str, Any]:
     return {key: value for key, value in run.keys.items() if key != "seed"}
-
-
-def _silent(done: int) -> None:
-    pass
