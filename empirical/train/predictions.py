@@ -104,7 +104,7 @@ def _of_one_architecture(runs: list[Run]) -> Found:
         whole.append({
             **_keys(run),
             "predicted_critical_lr": mf.critical_learning_rate(update),
-            "risk": update.first_order_change / LARGEST_CHANGE,
+            "risk": update.output_change / LARGEST_CHANGE,
             "first_order_change": update.first_order_change,
             "output_change": update.output_change,
         })

@@ -3,6 +3,7 @@
 from meanfield.first_update.risk import Setting as Setting
 from meanfield.first_update.risk import critical_learning_rate as critical_learning_rate
 from meanfield.first_update.risk import risk as risk
+from meanfield.first_update.update import LARGEST_CHANGE as LARGEST_CHANGE
 from meanfield.first_update.update import OPTIMIZERS as OPTIMIZERS
 from meanfield.first_update.update import FirstUpdate as FirstUpdate
 from meanfield.first_update.update import first_update as first_update

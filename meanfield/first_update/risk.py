@@ -7,13 +7,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from meanfield.errors import InputError
-from meanfield.first_update.update import FirstUpdate
+from meanfield.first_update.update import LARGEST_CHANGE, FirstUpdate
+from meanfield.predict.table import KEYS
 
 if TYPE_CHECKING:
     import pandas as pd
-
-LARGEST_CHANGE = 1.0
-"""First-order change of the loss, in nats, from which a first step counts as a risk."""
 
 
 class Setting(NamedTuple):
@@ -33,48 +31,79 @@ class Setting(NamedTuple):
 def critical_learning_rate(update: FirstUpdate) -> float:
     """Compute the largest learning rate whose first step is not at risk, warm-up included.
 
-        lr* = T LARGEST_CHANGE / sum over parameters of grad_abs (Adam) or grad_norm^2 (SGD, RAdam)
+        lr* = T LARGEST_CHANGE / relative change of the final hidden states at rate 1
 
     Args:
         update: The first update at any learning rate.
 
     Returns:
-        The learning rate; infinite where no parameter has a gradient.
+        The learning rate; infinite where no step changes a hidden state.
+
+    Raises:
+        MissingRuleError: If there is no rule for the change of hidden states in this architecture.
+
+    Assumes:
+        What `FirstUpdate.changes` does: first order in the learning rate, where half of the change that it
+        predicts is beyond what is linear.
+
+    Source:
+        liu2020 (the change of the output in one step, by placement).
+
+    Example:
+        Twice the warm-up, twice the learning rate.
+
+        >>> from meanfield import post_ln
+        >>> from meanfield.first_update import first_update
+        >>> update = first_update(
+        ...     post_ln(width=64, depth=2, vocab=100), tokens=8, learning_rate=1e-3, warmup=50
+        ... )
+        >>> round(critical_learning_rate(update.at(warmup=100)) / critical_learning_rate(update), 12)
+        2.0
     """
-    change = update.first_order_change
+    change = update.output_change
     return update.learning_rate * LARGEST_CHANGE / change if change else math.inf
 
 
-def risk(update: FirstUpdate, settings: Iterable[Setting]) -> pd.DataFrame:
+def risk(
+    updates: FirstUpdate | Iterable[FirstUpdate], settings: Iterable[Setting | tuple[str, float, int]]
+) -> pd.DataFrame:
     """Compare the first step of each setting with the criterion.
 
-        risk = first-order change of the loss / LARGEST_CHANGE; above 1 the step is at risk
+        risk = relative change of the final hidden states / LARGEST_CHANGE; above 1 the step is at risk
 
     Args:
-        update: The first update of an architecture; its own optimiser and learning rate do not matter.
-        settings: Ways to train.
+        updates: First updates of one architecture or several; their own learning rates do not matter.
+        settings: Ways to train, as (optimizer, learning_rate, warmup).
 
     Returns:
-        One row per setting: ``optimizer, learning_rate, warmup, first_order_change, risk,
-        critical_learning_rate``.
+        One row per architecture and setting: key columns, ``optimizer, learning_rate, warmup,
+        first_order_change, output_change, risk, critical_learning_rate``.
 
     Raises:
-        InputError: If there is no setting, or a value in one cannot be.
+        InputError: If there is no setting or no architecture, or a value in one cannot be.
+        MissingRuleError: If there is no rule for the change of hidden states in an architecture.
     """
     import pandas as pd  # half a second: not at import
 
-    updates = [update.at(**Setting(*setting)._asdict()) for setting in settings]
-    if not updates:
-        raise InputError("no settings: give at least one (optimizer, learning_rate, warmup)")
+    chosen = [Setting(*setting) for setting in settings]
+    archs = [updates] if isinstance(updates, FirstUpdate) else list(updates)
+    if not chosen or not archs:
+        raise InputError(
+            f"{len(archs)} first updates in {len(chosen)} settings: give at least one of both, a setting as "
+            "(optimizer, learning_rate, warmup)"
+        )
+    each = [arch.at(**setting._asdict()) for arch in archs for setting in chosen]
     rows = [
         {
-            "optimizer": each.optimizer,
-            "learning_rate": each.learning_rate,
-            "warmup": each.warmup,
-            "first_order_change": each.first_order_change,
-            "risk": each.first_order_change / LARGEST_CHANGE,
-            "critical_learning_rate": critical_learning_rate(each),
+            **update.profile[list(KEYS[:-3])].iloc[0].to_dict(),
+            "optimizer": update.optimizer,
+            "learning_rate": update.learning_rate,
+            "warmup": update.warmup,
+            "first_order_change": update.first_order_change,
+            "output_change": update.output_change,
+            "risk": update.output_change / LARGEST_CHANGE,
+            "critical_learning_rate": critical_learning_rate(update),
         }
-        for each in updates
+        for update in each
     ]
     return pd.DataFrame(rows)

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 OPTIMIZERS = ("adam", "radam", "sgd")
 """Adam moves by signs at first; RAdam begins with steps that are not adapted, as SGD's."""
 
+LARGEST_CHANGE = 1.0
+"""Relative change of hidden states from which a first step is at risk: by as much as they are themselves."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FirstUpdate:
@@ -116,8 +119,9 @@ class FirstUpdate:
     def changes(self) -> pd.DataFrame:
         """One row per layer, in order of depth: key columns, and these of the hidden states behind it.
 
-        output_change   root of E||Dx||^2 / E||x||^2 over tokens, by the steps of all parameters before
-        aligned_change  the same of the part along the gradient, which alone lowers the loss
+        output_change           root of E||Dx||^2 / E||x||^2 over tokens, by all steps before it
+        aligned_change          the same of the part along the gradient, which alone lowers the loss
+        critical_learning_rate  that at which output_change is `LARGEST_CHANGE`, warm-up included
         """
         import pandas as pd  # half a second: not at import
 
@@ -130,6 +134,8 @@ class FirstUpdate:
         )
         sizes = ["output_change", "aligned_change"]
         found[sizes] *= self.step_size
+        with np.errstate(divide="ignore"):
+            found["critical_learning_rate"] = self.learning_rate * LARGEST_CHANGE / found.output_change
         shared = self.profile[list(KEYS[:-3])].iloc[[0] * len(found)].reset_index(drop=True)
         return pd.concat([shared, found], axis=1)
 
