@@ -208,7 +208,7 @@ def _cut(lengths: NDArray[np.int64], tokens: int) -> list[int]:
     while cuts[-1] < len(lengths):
         cuts.append(min(cuts[-1] + tokens // int(lengths[cuts[-1]]), len(lengths)))
     if len(cuts) > 2:  # what is left over may be a single row
-        cuts[-2] = (cuts[-3] + cuts[-1] + 1) // 2
+        cuts[-2] = min(cuts[-2], (cuts[-3] + cuts[-1] + 1) // 2)
     return cuts
 
 

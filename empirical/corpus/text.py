@@ -19,7 +19,7 @@ from empirical.draws import seed_number
 from meanfield.errors import InputError
 
 # Folders of tests, of other people's packages and of bundled applications.
-LEFT_OUT = frozenset({
+LEFT_OUT = frozenset((
     "test",
     "tests",
     "idle_test",
@@ -28,7 +28,7 @@ LEFT_OUT = frozenset({
     "idlelib",
     "turtledemo",
     "lib2to3",
-})
+))
 
 
 def plain_text(
