@@ -96,7 +96,8 @@ def effective_rank(layout: Layout, kernel: Kernel, gradient: Kernel) -> float:
     """
     # tr (QG)^2 = sum of (QG)_ij (QG)_ji
     square = trace(layout, multiply(layout, kernel, gradient, kernel, gradient))
-    return layout.inner(kernel, gradient) ** 2 / square
+    rank = layout.inner(kernel, gradient) ** 2 / square if square > 0 else 1.0
+    return max(rank, 1.0)  # averages of draws may leave a G that is no square by rounding
 
 
 def root_share(rank: float) -> float:

@@ -155,6 +155,8 @@ class Survey:
     def _attention(self, layer: int, prefix: str, op: Attention, step: Step, layout: Layout) -> Found:
         source = layout.memory if op.cross and isinstance(layout, Gram) else layout
         assert source is not None
+        if op.key_norm is None and op.rotary is None and op.softcap is None:
+            self._centre_keys((layer, f"{prefix}{op.name}.k"), source)
         for role, part in step.inner.items():
             where = source if role.startswith(("key", "value")) else layout
             if role in ("query", "key", "value", "output"):
@@ -163,6 +165,18 @@ class Survey:
                 yield from self._step(layer, prefix, part, where)
         if op.relative_bias is not None:
             yield op.relative_bias.name, "weight", Move(GAUSSIAN, 1.0)
+
+    def _centre_keys(self, place: tuple[int, str], layout: Layout) -> None:
+        """Take out what all keys of a sequence share: exactly 0, and rounding of drawn averages where drawn.
+
+        Tokens that are alike would multiply that rounding by their number.
+        """
+        behind = self.sides.behind.get(place)
+        if behind is not None and isinstance(layout, Gram):
+            blocks = behind.reshape(layout.batch, layout.tokens, layout.batch, layout.tokens)
+            blocks = blocks - blocks.mean(axis=1, keepdims=True)
+            blocks = blocks - blocks.mean(axis=3, keepdims=True)
+            self.sides.behind[place] = blocks.reshape(behind.shape)
 
     def _feed_forward(self, layer: int, prefix: str, op: FeedForward, step: Step, layout: Layout) -> Found:
         if "inner" in step.inner:

@@ -239,7 +239,7 @@ def _relative(move: Move, which: str) -> float:
         float(np.mean(np.diagonal(kernel) if kernel.ndim == 2 else kernel[0]))
         for kernel in (getattr(move.change, which), move.change.before)
     )
-    return math.sqrt(change / before)
+    return math.sqrt(max(change, 0.0) / before)  # an average of draws may end below 0 by rounding
 
 
 def _nothing() -> pd.DataFrame:
