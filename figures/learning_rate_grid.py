@@ -55,9 +55,15 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     losses = pd.concat(grids.values())["loss"]
     limits = Normalize(losses.min(), losses.max())
     scale = ScalarMappable(limits, COLOURS)
-    heights = [0.5 * grid["warmup"].nunique() + 0.25 for grid in grids.values()]
+    sweeps = _sweeps(decaying)
+    heights = [0.5 * grid["warmup"].nunique() + 0.1 for grid in grids.values()]
+    lines = -(-len(sweeps) // 2)
     figure, axes = canvas(
-        len(grids) + 1, 2, PAGE, sum(heights) + 3.2, gridspec_kw={"height_ratios": [*heights, 2.2]}
+        len(grids) + lines,
+        2,
+        PAGE,
+        sum(heights) + 0.5 * len(grids) + 2.1 * lines + 0.4,
+        gridspec_kw={"height_ratios": [*heights, *[1.6] * lines]},
     )
     for row, (optimizer, grid) in enumerate(grids.items()):
         for column, (placement, title) in enumerate(PLACEMENT_TITLES.items()):
@@ -69,23 +75,40 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     for ax in axes[len(grids) - 1]:
         ax.set_xlabel(r"$\mathrm{lr}_\mathrm{max}$")
     figure.colorbar(scale, ax=axes[: len(grids)], label="final validation loss (nats per token)", aspect=30)
-    alone = decaying[(decaying["warmup"] == NO_WARMUP) & (decaying["optimizer"] == "adam")]
-    size = of_grid(decaying).iloc[0]
-    at_depth = alone[(alone["width"] == size["width"]) & (alone["depth"] == size["depth"])]
-    _sweep(axes[-1, 0], at_depth, "lr_max", r"$\mathrm{lr}_\mathrm{max}$")
-    axes[-1, 0].set_title(f"without warm-up, Adam, {size['depth']} layers")
-    axes[-1, 0].set_ylabel("final validation loss")
-    deepest = _depth_sweep(alone[alone["width"] == size["width"]])
-    _sweep(axes[-1, 1], deepest, "depth", "layers of encoder and of decoder")
-    axes[-1, 1].set_title(f"without warm-up, Adam at {deepest['lr_max'].iloc[0]:g}")
-    axes[-1, 0].sharey(axes[-1, 1])
-    axes[-1, 1].legend()
+    below = axes[len(grids) :].ravel()
+    for ax, (title, size, rows) in zip(below, sweeps, strict=False):
+        _sweep(ax, rows, size)
+        ax.set_title(title)
+        ax.sharey(below[0])
+    for ax in below[len(sweeps) :]:
+        ax.set_axis_off()
+    for ax in axes[len(grids) :, 0]:
+        ax.set_ylabel("final validation loss")
+    below[0].legend()
+    first = of_grid(decaying).iloc[0]
     figure.suptitle(
-        f"$d={size['width']}$; means and 95 % intervals (Student) over {table['seeds'].min()} seeds; a run "
-        "that diverged counts with its loss before training",
+        f"$d={first['width']}$, encoder and decoder of $L={first['depth']}$ layers; means and 95 % intervals "
+        f"(Student) over {table['seeds'].min()} seeds\na diverged run counts with its loss before training",
         fontsize=8,
     )
     return figure
+
+
+def _sweeps(table: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
+    """Title, size that varies and cells of Adam's sweeps: without warm-up, with the longest, over depth."""
+    adam = table[table["optimizer"] == "adam"]
+    grid = of_grid(adam)
+    longest = grid["warmup"].max()
+    sweeps = [
+        (f"Adam, warm-up: {length_words(length)}", "lr_max", grid[grid["warmup"] == length])
+        for length in (NO_WARMUP, longest)
+    ]
+    alone = adam[(adam["warmup"] == NO_WARMUP) & (adam["width"] == grid["width"].iloc[0])]
+    by_rate = alone.groupby("lr_max")["depth"].nunique()
+    if by_rate.max() > 1:
+        rate = by_rate[by_rate == by_rate.max()].index[-1]
+        sweeps.append((f"Adam at {rate:g}, warm-up: none", "depth", alone[alone["lr_max"] == rate]))
+    return sweeps
 
 
 def _grids(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -106,7 +129,9 @@ def _heat_map(ax: Axes, grid: pd.DataFrame, rows: pd.DataFrame, limits: Normaliz
     for row in rows.to_dict("records"):
         colour = "white" if _luminance(limits(row["loss"])) < DARK else "black"
         place = rates.index(row["lr_max"]), lengths.index(row["warmup"])
-        ax.text(*place, _words(row), ha="center", va="center", color=colour, fontsize=7.5)
+        ax.text(*place, _words(row), ha="center", va="center", color=colour, fontsize=7, linespacing=1.1)
+    for column, row in np.argwhere(wide.isna().to_numpy().T):
+        ax.text(column, row, "not run", ha="center", va="center", color="0.5", fontsize=7)
     ax.set_xticks(range(len(rates)), labels=[f"{rate:g}" for rate in rates])
     ax.set_yticks(range(len(lengths)), labels=[length_words(length) for length in lengths])
     ax.grid(visible=False)
@@ -121,7 +146,7 @@ def _luminance(share: float) -> float:
 
 def _words(row: Mapping[Any, Any]) -> str:
     ends = number(row["loss_low"]), number(row["loss_high"])
-    interval = "" if np.isnan(row["loss_low"]) else f"  [{ends[0]}, {ends[1]}]"
+    interval = "" if np.isnan(row["loss_low"]) else f"\n[{ends[0]}, {ends[1]}]"
     diverged = f"\n{row['diverged']} of {row['seeds']} diverged" if row["diverged"] else ""
     return f"{number(row['loss'])}{interval}{diverged}"
 
@@ -142,18 +167,14 @@ def length_words(warmup: int) -> str:
     return "none" if warmup == NO_WARMUP else f"{warmup} steps"
 
 
-def _depth_sweep(rows: pd.DataFrame) -> pd.DataFrame:
-    """The learning rate that was run at most depths."""
-    rate = rows.groupby("lr_max")["depth"].nunique().sort_index().iloc[::-1].idxmax()
-    return rows[rows["lr_max"] == rate]
-
-
-def _sweep(ax: Axes, rows: pd.DataFrame, size: str, label: str) -> None:
+def _sweep(ax: Axes, rows: pd.DataFrame, size: str) -> None:
     for which, (placement, title) in enumerate(PLACEMENT_TITLES.items()):
         line = rows[rows["placement"] == placement].sort_values(size)
         low, high = (line[f"loss_{end}"].fillna(line["loss"]) for end in ("low", "high"))
-        points(ax, line[size], low, line["loss"], high, which, title)
+        x = line[size] * 1.02 ** (2 * which - 1)  # so that equal points stay visible
+        points(ax, x, low, line["loss"], high, which, title)
     plain_log(ax, "x")
-    ax.set_xticks(sorted(rows[size].unique()), labels=[f"{x:g}" for x in sorted(rows[size].unique())])
+    sizes = sorted(rows[size].unique())
+    ax.set_xticks(sizes, labels=[f"{x:g}" for x in sizes])
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlabel(label)
+    ax.set_xlabel({"lr_max": r"$\mathrm{lr}_\mathrm{max}$", "depth": "$L$"}[size])

@@ -14,7 +14,7 @@ from meanfield.errors import InputError
 CELL = ["task", "placement", "optimizer", "schedule", "lr_max", "warmup", "width", "depth"]
 RUN = [*CELL, "seed"]
 NO_WARMUP = 1  # warm-up of one step
-TASK_TITLES = {"translation": "", "masked": "masked, ", "causal": "causal, "}
+TASK_TITLES = {"translation": "", "masked": "masked: ", "causal": "causal: "}
 
 
 def outcomes(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

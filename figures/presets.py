@@ -115,7 +115,11 @@ class Sizes:
         ]
 
 
-TRAINING = {"warmup": "warmup", "warmup_paper": "paper"}  # preset to grid in `empirical.train.presets`
+TRAINING = {
+    "warmup": "warmup",
+    "warmup_gpu": "gpu",
+    "warmup_paper": "paper",
+}  # preset to grid in `empirical.train.presets`
 
 PRESETS = {
     "quick": Sizes(

@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 
 NAME = "steps_to_loss"
 
-RACE_TITLES = {"pre_ln": "lr", "small_lr": "constant lr"}
+COLUMNS = 3
+RACE_TITLES = {
+    "pre_ln": "lr {lr_max:g}, Post-LN's warm-up {second_warmup}",
+    "small_lr": "lr {lr_max:g} against {second_lr_max:g}, warm-up {second_warmup}",
+}
 SIDES = {  # colour and words of both sides of a race
     "pre_ln": {"first": (1, "Pre-LN without warm-up"), "second": (0, "Post-LN with warm-up")},
     "small_lr": {"first": (2, "Post-LN, small constant rate"), "second": (0, "Post-LN with warm-up")},
 }
 BOUNDS = {
-    "": (3, "ratio"),
+    "exact": (3, "ratio"),
     "at least": (5, "ratio is at least this"),
     "at most": (4, "ratio is at most this"),
 }
@@ -136,12 +140,12 @@ def speed(first: pd.DataFrame, second: pd.DataFrame, comparisons: int = 1) -> tu
         comparisons: As for `figures.contrasts.contrast`.
 
     Returns:
-        The ratio of geometric means with its interval (Welch, on logarithms), and its bound: ``""``,
+        The ratio of geometric means with its interval (Welch, on logarithms), and what it is: ``"exact"``,
         ``"at least"``, ``"at most"``, or ``"unknown"`` where runs of both sides never come down.
     """
     never = [bool(side["reached"].isna().any()) for side in (first, second)]
     above, below = (side["reached"].fillna(side["last_step"]) for side in (first, second))
-    bound = {(False, False): "", (True, False): "at least", (False, True): "at most"}
+    bound = {(False, False): "exact", (True, False): "at least", (False, True): "at most"}
     return ratio(above, below, comparisons), bound.get((never[0], never[1]), "unknown")
 
 
@@ -196,22 +200,30 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """
     steps, ratios = tables["steps"], tables["ratios"]
     groups = ratios.drop_duplicates(["task", "race", "race_lr_max"]).to_dict("records")
-    figure, axes = canvas(2, len(groups), PAGE, 4.6, sharex="col", sharey="row")
-    for column, first in enumerate(groups):
+    bands = -(-len(groups) // COLUMNS)
+    figure, axes = canvas(2 * bands, COLUMNS, PAGE, 4.0 * bands + 0.8)
+    for place in range(bands * COLUMNS):
+        band, column = divmod(place, COLUMNS)
+        above, below = axes[2 * band, column], axes[2 * band + 1, column]
+        if place >= len(groups):
+            above.set_axis_off()
+            below.set_axis_off()
+            continue
+        first = groups[place]
         same = {key: first[key] for key in ("task", "race", "race_lr_max")}
-        _steps_panel(axes[0, column], _where(steps, same), first["race"])
-        _ratio_panel(axes[1, column], _where(ratios, same))
-        axes[0, column].set_title(
-            f"{TASK_TITLES[first['task']]}{RACE_TITLES[first['race']]} {first['lr_max']:g}\nagainst "
-            f"lr {first['second_lr_max']:g}, warm-up {first['second_warmup']}",
-            fontsize=7.5,
-        )
-        axes[1, column].set_xlabel("validation loss")
-        axes[0, column].invert_xaxis()
-    axes[0, 0].set_ylabel("steps")
-    axes[1, 0].set_ylabel("steps over those of\nPost-LN with warm-up")
-    plain_log(axes[0, 0], "y")
-    plain_log(axes[1, 0], "y")
+        _steps_panel(above, _where(steps, same), first["race"])
+        _ratio_panel(below, _where(ratios, same))
+        title = TASK_TITLES[first["task"]] + RACE_TITLES[first["race"]]
+        above.set_title(title.format_map({str(key): value for key, value in first.items()}), fontsize=7.5)
+        for ax, shared in ((above, axes[0, 0]), (below, axes[1, 0])):
+            ax.sharey(shared)
+            plain_log(ax, "y")
+        below.sharex(above)
+        above.invert_xaxis()
+        below.set_xlabel("validation loss")
+        if column == 0:
+            above.set_ylabel("steps")
+            below.set_ylabel("steps over those of\nPost-LN with warm-up")
     labels: dict[str, Any] = {}
     for ax in axes.flat:
         labels |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
@@ -252,7 +264,7 @@ def _steps_panel(ax: Axes, rows: pd.DataFrame, race: str) -> None:
 def _ratio_panel(ax: Axes, rows: pd.DataFrame) -> None:
     ax.axhline(1.0, color="0.6", lw=0.8)
     for bound, (which, label) in BOUNDS.items():
-        line = rows[rows["bound"].fillna("") == bound]
+        line = rows[rows["bound"] == bound]
         if len(line):
             points(ax, line["level"], line["ratio_low"], line["ratio"], line["ratio_high"], which, label)
 

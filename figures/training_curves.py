@@ -131,13 +131,13 @@ def _panel(ax: Axes, group: pd.DataFrame, value: str, dashes: Mapping[int, Dash]
             wide = cell.pivot(index="step", columns="seed", values=value).dropna(how="all")
             ax.plot(wide.index, wide, color=colour, linestyle=dash, linewidth=0.4, alpha=0.5)
             mean = wide[wide.notna().all(axis=1)].mean(axis=1)
-            ax.plot(mean.index, mean, color=colour, linestyle=dash, linewidth=1.3)
+            ax.plot(mean.index, mean, ".", color=colour, linestyle=dash, linewidth=1.3, markersize=3)
             for _, run in cell[cell["status"] == "diverged"].groupby("seed"):
                 finite = run[np.isfinite(run[value])]
                 if len(finite):
                     end = run["last_step"].iloc[0], finite[value].iloc[-1]
                     ax.plot(*end, "x", color=colour, markersize=5, markeredgewidth=1.2)
-    ax.set_xlim(left=0)
+    ax.set_xlim(0, 1.03 * group["step"].max())
 
 
 def _legend(figure: Figure, dashes: Mapping[int, Dash]) -> None:

@@ -40,7 +40,7 @@ def enough(runs: pd.DataFrame, what: str) -> pd.DataFrame:
 
 
 def compared(runs: pd.DataFrame, placement: str, optimizer: str) -> dict[float, Pair]:
-    """Learning rates of a placement and optimiser with warm-up, each with and without enough runs.
+    """Learning rates of a placement and optimiser that were run with warm-up, all cells with enough runs.
 
     Args:
         runs: As from `figures.outcomes.outcomes`.
@@ -48,17 +48,15 @@ def compared(runs: pd.DataFrame, placement: str, optimizer: str) -> dict[float, 
         optimizer: Its name.
 
     Returns:
-        Learning rate to runs, ascending; never empty.
+        Learning rate to runs, ascending.
 
     Raises:
-        NotEnoughError: If there is none, or one lacks runs.
+        NotEnoughError: If a cell lacks runs.
     """
     found = {
         pair.lr_max: pair for pair in pairs(runs, "translation", placement) if pair.optimizer == optimizer
     }
     what = f"{PLACEMENT_TITLES[placement]} by {optimizer}"
-    if not found:
-        raise NotEnoughError(f"{what} with warm-up was not run")
     for lr_max, pair in found.items():
         enough(pair.without, f"{what} at lr {lr_max:g} without warm-up")
         for length, part in pair.warmups.items():
@@ -66,8 +64,27 @@ def compared(runs: pd.DataFrame, placement: str, optimizer: str) -> dict[float, 
     return found
 
 
+def by_adam(runs: pd.DataFrame, placement: str) -> dict[float, Pair]:
+    """Learning rates of a placement that were run with warm-up by Adam, on which every claim rests.
+
+    Args:
+        runs: As from `figures.outcomes.outcomes`.
+        placement: ``"post_ln"`` or ``"pre_ln"``.
+
+    Returns:
+        Learning rate to runs, ascending; never empty.
+
+    Raises:
+        NotEnoughError: If there is none, or a cell lacks runs.
+    """
+    found = compared(runs, placement, "adam")
+    if not found:
+        raise NotEnoughError(f"{PLACEMENT_TITLES[placement]} by adam with warm-up was not run")
+    return found
+
+
 def without_warmup(runs: pd.DataFrame, placement: str, optimizer: str, lr_max: float) -> pd.DataFrame:
-    """Enough runs of a placement, optimiser and learning rate without warm-up, at the size of the grid.
+    """Runs of one learning rate without warm-up at the size of the grid: enough, or none at all.
 
     Args:
         runs: As from `figures.outcomes.outcomes`.
@@ -79,11 +96,13 @@ def without_warmup(runs: pd.DataFrame, placement: str, optimizer: str, lr_max: f
         The runs.
 
     Raises:
-        NotEnoughError: If there are too few.
+        NotEnoughError: If there are some, and too few.
     """
     rows = of_grid(runs[runs["task"] == "translation"])
     rows = rows[(rows["placement"] == placement) & (rows["optimizer"] == optimizer)]
     rows = rows[(rows["lr_max"] == lr_max) & (rows["warmup"] == NO_WARMUP)]
+    if rows.empty:
+        return rows
     return enough(rows, f"{PLACEMENT_TITLES[placement]} by {optimizer} at lr {lr_max:g} without warm-up")
 
 

@@ -60,7 +60,7 @@ class PreLn(NamedTuple):
         same: Whether its loss is that of its own best warm-up and of Post-LN's, within 2 % of the gain.
         nearly: Whether within 10 %.
         faster: Whether it does so in fewer steps than Post-LN.
-        less: Whether the optimiser matters less than the placement.
+        less: Whether the optimiser matters less than the placement; None where RAdam was not run.
         words: The numbers.
     """
 
@@ -68,13 +68,8 @@ class PreLn(NamedTuple):
     same: bool
     nearly: bool
     faster: bool
-    less: bool
+    less: bool | None
     words: str
-
-    @property
-    def shown(self) -> bool:
-        """Whether it trains to nearly the same loss, faster, and the optimiser matters less."""
-        return self.nearly and self.faster and self.less
 
 
 class Runs(NamedTuple):
@@ -83,8 +78,8 @@ class Runs(NamedTuple):
     Args:
         pre: Pre-LN by Adam.
         post: Post-LN by Adam.
-        pre_radam: Pre-LN by RAdam without warm-up.
-        post_radam: Post-LN by RAdam without warm-up.
+        pre_radam: Pre-LN by RAdam without warm-up; empty where it was not run.
+        post_radam: Post-LN by RAdam without warm-up; empty where it was not run.
         steps: Rows of the table ``steps`` of `figures.steps_to_loss` of this learning rate.
     """
 
@@ -110,23 +105,29 @@ def pre_ln(runs: Runs, family: int = 1) -> PreLn:
         The judgement.
     """
     pre, post = runs.pre, runs.post
-    own, other = (contrast([pre.without["loss"], runs.best["loss"]], [1, -1], family) for runs in (pre, post))
+    own, other = (contrast([pre.without["loss"], pair.best["loss"]], [1, -1], family) for pair in (pre, post))
     excess = max(own.high / pre.best["gained"].mean(), other.high / post.best["gained"].mean())
-    crossed = [
-        contrast([runs.post_radam["loss"], pre.without["loss"]], [1, -1], family),
-        contrast([post.without["loss"], runs.pre_radam["loss"]], [1, -1], family),
-    ]
     found = speed_at(runs.steps, family)
-    less = all(difference.low > 0 for difference in crossed)
+    less, effects = _dominates(runs, family)
     return PreLn(
         other,
         excess <= SAME,
         excess <= NEARLY,
-        found is not None and found[1] in ("", "at most") and found[0].high < 1,
+        found is not None and found[1] in ("exact", "at most") and found[0].high < 1,
         less,
-        f"{words(other)}, less its own best {words(own)}, steps {speed_words(found)} of Post-LN's, effect of "
-        f"placement less that of optimiser {words(min(crossed))}",
+        f"{words(other)}, less its own best {words(own)}, steps {speed_words(found)} of Post-LN's{effects}",
     )
+
+
+def _dominates(runs: Runs, family: int) -> tuple[bool | None, str]:
+    if runs.pre_radam.empty or runs.post_radam.empty:
+        return None, ""
+    crossed = [
+        contrast([runs.post_radam["loss"], runs.pre.without["loss"]], [1, -1], family),
+        contrast([runs.post.without["loss"], runs.pre_radam["loss"]], [1, -1], family),
+    ]
+    less = all(difference.low > 0 for difference in crossed)
+    return less, f", effect of placement less that of optimiser {words(min(crossed))}"
 
 
 def speed_at(steps: pd.DataFrame, family: int = 1) -> tuple[Estimate, str] | None:
@@ -172,4 +173,5 @@ def speed_words(found: tuple[Estimate, str] | None) -> str:
     """
     if found is None:
         return "(none: one side learns nothing)"
-    return f"{found[1]} {words(found[0])} times those".lstrip()
+    bound = "" if found[1] == "exact" else f"{found[1]} "
+    return f"{bound}{words(found[0])} times those"

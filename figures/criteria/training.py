@@ -14,7 +14,7 @@ from __future__ import annotations
 import pandas as pd
 
 from figures.contrasts import contrast
-from figures.criteria.enough import SEEDS, NotEnoughError, compared, enough, sizes, without_warmup
+from figures.criteria.enough import SEEDS, NotEnoughError, by_adam, compared, enough, sizes, without_warmup
 from figures.criteria.finding import Finding, Tables
 from figures.criteria.judged import DECISIVE, HALF, Runs, against_warmup, pre_ln, speed_at, speed_words
 from figures.outcomes import NO_WARMUP, Pair
@@ -30,7 +30,8 @@ def warmup_post(tables: Tables) -> Finding:
     takes its place. The best of m warm-ups is picked by its mean loss, so that these are m comparisons.
 
     - ``holds``: every learning rate of both optimisers is worse and fails.
-    - ``holds_under``: some are worse and fail, by intervals that hold for all of them at once.
+    - ``holds_under``: some are worse and fail, by intervals that hold for all of them at once; or every one
+      of Adam, and SGD was not run.
     - ``holds_loosely``: every one is worse, and none fails.
     - ``fails``: otherwise.
 
@@ -46,13 +47,14 @@ def warmup_post(tables: Tables) -> Finding:
     """
     runs = tables["runs"]
     try:
-        looked_at = [pair for name in ("adam", "sgd") for pair in compared(runs, "post_ln", name).values()]
+        adam, sgd = by_adam(runs, "post_ln"), compared(runs, "post_ln", "sgd")
     except NotEnoughError as reason:
         return Finding("not_measured", str(reason))
+    looked_at = [*adam.values(), *sgd.values()]
     each = [against_warmup(pair) for pair in looked_at]
     surely = [against_warmup(pair, len(looked_at)) for pair in looked_at]
     if all(found.worse and found.fails for found in each):
-        verdict = "holds"
+        verdict = "holds" if sgd else "holds_under"
     elif any(found.worse and found.fails for found in surely):
         verdict = "holds_under"
     elif all(found.worse for found in each) and not any(found.fails for found in each):
@@ -64,7 +66,7 @@ def warmup_post(tables: Tables) -> Finding:
         f"{found.pair.optimizer} {found.pair.lr_max:g}: {found.difference.value:.2f}"
         + (" (fails)" if found.worse and found.fails else "")
         for found in each
-    )
+    ) + ("" if sgd else ", SGD was not run")
     means = [runs["loss"].mean() for pair in looked_at for runs in pair.warmups.values()]
     return Finding(
         verdict,
@@ -104,11 +106,12 @@ def warmup_pre(tables: Tables) -> Finding:
     (`figures.steps_to_loss`; a run of Pre-LN that never gets there rules it out). The optimiser *matters
     less* if, without warm-up, Post-LN by RAdam is worse than Pre-LN by Adam and Post-LN by Adam worse than
     Pre-LN by RAdam, in both cases with all of the interval: that is, if the mean effect of the placement
-    exceeds the size of the mean effect of the optimiser.
+    exceeds the size of the mean effect of the optimiser. That is looked at where RAdam was run.
 
     - ``holds``: at every learning rate it reaches the same loss, faster, and the optimiser matters less.
     - ``holds_loosely``: at every one, with nearly the same loss.
-    - ``holds_under``: at some, with nearly the same loss, by intervals that hold for all of them at once.
+    - ``holds_under``: at some it reaches nearly the same loss, faster, and at some the optimiser matters
+      less, by intervals that hold for all of them at once; or RAdam was not run.
     - ``fails``: otherwise.
 
     The value is the final loss of Pre-LN without warm-up less that of Post-LN with its best warm-up, at the
@@ -128,22 +131,23 @@ def warmup_pre(tables: Tables) -> Finding:
         return Finding("not_measured", str(reason))
     each = {lr_max: pre_ln(sides) for lr_max, sides in looked_at.items()}
     surely = [pre_ln(sides, len(looked_at)) for sides in looked_at.values()]
-    if all(found.same and found.shown for found in each.values()):
-        verdict = "holds"
-    elif all(found.shown for found in each.values()):
-        verdict = "holds_loosely"
-    elif any(found.shown for found in surely):
-        verdict = "holds_under"
+    radam = any(found.less is not None for found in each.values())
+    if all(found.nearly and found.faster and found.less is not False for found in each.values()):
+        same = all(found.same for found in each.values())
+        verdict = ("holds" if same else "holds_loosely") if radam else "holds_under"
     else:
-        verdict = "fails"
+        trains = any(found.nearly and found.faster for found in surely)
+        less = any(found.less for found in surely)
+        verdict = "holds_under" if trains and (less or not radam) else "fails"
     largest = max(each)
     return Finding(
         verdict,
         f"final loss of Pre-LN without warm-up less Post-LN's with the best, at lr {largest:g}; "
         + "; ".join(
-            f"lr {lr_max:g}{' (shown)' if found.shown else ''}: {found.words}"
+            f"lr {lr_max:g}{'' if found.nearly and found.faster else ' (not shown)'}: {found.words}"
             for lr_max, found in each.items()
-        ),
+        )
+        + ("" if radam else "; RAdam was not run"),
         each[largest].difference.value,
         (each[largest].difference.low, each[largest].difference.high),
         _sizes([pair for sides in looked_at.values() for pair in (sides.pre, sides.post)]),
@@ -151,7 +155,7 @@ def warmup_pre(tables: Tables) -> Finding:
 
 
 def _with_radam(runs: pd.DataFrame, steps: pd.DataFrame) -> dict[float, Runs]:
-    pre, post = (compared(runs, placement, "adam") for placement in ("pre_ln", "post_ln"))
+    pre, post = by_adam(runs, "pre_ln"), by_adam(runs, "post_ln")
     rates = [lr_max for lr_max in pre if lr_max in post]
     if not rates:
         raise NotEnoughError("no learning rate of adam was run with warm-up in both placements")
@@ -192,13 +196,13 @@ def small_lr(tables: Tables) -> Finding:
     runs, steps = tables["runs"], tables["steps"]
     try:
         small = enough(small_rate(runs, "translation"), "Post-LN by adam at a constant learning rate")
-        other = best(list(compared(runs, "post_ln", "adam").values())).best
+        other = best(list(by_adam(runs, "post_ln").values())).best
     except NotEnoughError as reason:
         return Finding("not_measured", str(reason))
     diverged = int((small["status"] == "diverged").sum())
     trains = not diverged and contrast([small["gained"], other["gained"]], [1, -HALF]).low > 0
     found = speed_at(steps[(steps["race"] == "small_lr") & (steps["task"] == "translation")])
-    slower = found is not None and found[1] in ("", "at least") and found[0].low > 1
+    slower = found is not None and found[1] in ("exact", "at least") and found[0].low > 1
     value = contrast([small["loss"], other["loss"]], [1, -1])
     return Finding(
         ("holds" if slower else "holds_loosely") if trains else "fails",
