@@ -107,7 +107,9 @@ class PairBatches:
             InputError: If the step is below 0, there is no such rank, or a batch has fewer rows than
                 processes.
         """
-        _check(step, rank, world)
+        _check(step)
+        if not 0 <= rank < world:
+            raise InputError(f"rank={rank} of world={world}: give a rank from 0 to world - 1")
         if world > self.smallest:  # said at the first step: it would end a run at a later one
             raise InputError(
                 f"the smallest batch has {self.smallest} rows for world={world} processes: give more than "
@@ -163,43 +165,21 @@ class TextBatches:
 
         Returns:
             Token ids, shape (tokens // length, length).
-        """
-        return self.share(step, 0, 1)
-
-    def share(self, step: int, rank: int, world: int) -> Tensor:
-        """Make the part of a batch that one of several processes works on; the parts together are the batch.
-
-        Args:
-            step: The step.
-            rank: The process, from 0 on.
-            world: How many there are.
-
-        Returns:
-            As `batch`, with every ``world``-th row.
 
         Raises:
-            InputError: If the step is below 0, there is no such rank, or a batch has fewer rows than
-                processes.
+            InputError: If the step is below 0.
         """
-        _check(step, rank, world)
-        rows = self.tokens // self.length
-        if world > rows:
-            raise InputError(
-                f"a batch has {rows} rows for world={world} processes: give more tokens, or fewer processes"
-            )
-        starts = np.random.default_rng([self.seed, step]).integers(
-            len(self._stream) - self.length + 1, size=rows
-        )
-        places = starts[rank::world, None] + np.arange(self.length)  # (rows, length)
+        _check(step)
+        ends = len(self._stream) - self.length + 1
+        chance = np.random.default_rng([self.seed, step])
+        starts = chance.integers(ends, size=self.tokens // self.length)
+        places = starts[:, None] + np.arange(self.length)  # (rows, length)
         return torch.from_numpy(self._stream[places].astype(np.int64))
 
 
-def _check(step: int, rank: int, world: int) -> None:
-    """Check which part of which batch is asked for."""
+def _check(step: int) -> None:
     if step < 0:
         raise InputError(f"step={step} is below 0: steps count from 0")
-    if not 0 <= rank < world:
-        raise InputError(f"rank={rank} of world={world}: give a rank from 0 to world - 1")
 
 
 def _cut(lengths: NDArray[np.int64], tokens: int) -> list[int]:

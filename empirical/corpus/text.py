@@ -18,17 +18,9 @@ from empirical.corpus.vocabulary import Vocabulary
 from empirical.draws import seed_number
 from meanfield.errors import InputError
 
-# Folders of tests, of other people's packages and of bundled applications.
-LEFT_OUT = frozenset((
-    "test",
-    "tests",
-    "idle_test",
-    "site-packages",
-    "dist-packages",
-    "idlelib",
-    "turtledemo",
-    "lib2to3",
-))
+# Folders of the standard library whose texts are of little use: tests, packages of others, bundled applications.
+TESTS = frozenset({"test", "tests", "idle_test"})
+LEFT_OUT = TESTS | {"site-packages", "dist-packages", "idlelib", "turtledemo", "lib2to3"}
 
 
 def plain_text(
