@@ -26,8 +26,8 @@ def beam_search(
 
         score = (1/n) sum_i log p(y_i | y_1 ... y_{i-1}, source),  n tokens with EOS
 
-    At each length the ``beam`` most probable beginnings are kept; one that has ended keeps its place. A
-    translation that has not ended after 1.5 source tokens + `MARGIN` is cut off there.
+    At each length the ``beam`` most probable beginnings are kept; one that has ended keeps its place. What has
+    not ended after 1.5 source tokens + `MARGIN` is cut off there, and taken where nothing has ended.
 
     Args:
         model: An encoder-decoder with a head.
@@ -68,7 +68,8 @@ def beam_search(
         ids = torch.cat([ids[flat], token.view(-1, 1)], 1)
         if ended.all():
             break
-    best = (total / length).argmax(1)
+    unended = ~ended & ended.any(1, keepdim=True)
+    best = (total / length).masked_fill(unended, float("-inf")).argmax(1)
     chosen = ids.view(rows, beam, -1)[torch.arange(rows, device=device), best, 1:]
     return [_sentence(row) for row in chosen.tolist()]
 

@@ -38,6 +38,7 @@ class Log:
         except OSError as error:
             raise _refused(path, error) from None
         if there < length:
+            self.close()
             raise InputError(
                 f"log {str(path)!r} has {there} bytes and its checkpoint vouches for {length}: bring it back, or "
                 "move the checkpoint away to start anew"

@@ -176,13 +176,23 @@ class _Training:
         self.loss: nn.Module = loss if alone else DistributedDataParallel(loss)
         self.optimizer = run.optimizer.over(self.model.parameters())
         self.interval = max(1, run.steps // LOGGED)
+        self.log: Log | None = None  # of the first process alone
 
     def through(self) -> Result:
         """Train from where the folder stands to the end."""
-        run, path, started = self.run, self.folder / CHECKPOINT, time.monotonic()
+        run, path = self.run, self.folder / CHECKPOINT
         place = checkpoint.restore(path, run.configuration, self.task.digest, self.model, self.optimizer)
-        self.log = Log(self.folder / LOG, place.log_bytes) if self.first else None
-        step, status, saved = place.step, "finished", started
+        if self.ranks is not None and self.ranks.rank:
+            return self._from(place)
+        self.log = Log(self.folder / LOG, place.log_bytes)
+        try:
+            return self._from(place)
+        finally:
+            self.log.close()
+
+    def _from(self, place: Place) -> Result:
+        run, started, step, status = self.run, time.monotonic(), place.step, "finished"
+        saved = started
         self.report(step)
         if step == 0:
             self._look(0)
@@ -193,21 +203,18 @@ class _Training:
                 step += 1
                 self._look(step)
             status = self._report(step, total)
-            last = step == run.steps and status == "finished"
-            if self.log is not None and (
-                last or (status == "finished" and time.monotonic() - saved > self.every)
-            ):
-                spent = place.seconds + time.monotonic() - started
-                at = Place(step, self.log.sync(), spent)
-                checkpoint.save(path, run.configuration, self.task.digest, self.model, self.optimizer, at)
+            due = step == run.steps or time.monotonic() - saved > self.every
+            if status == "finished" and due:
+                self._save(step, place.seconds + time.monotonic() - started)
                 saved = time.monotonic()
         self.report(run.steps - step)
         return self._end(Result(status, step, place.seconds + time.monotonic() - started))
 
-    @property
-    def first(self) -> bool:
-        """Whether this process writes."""
-        return self.ranks is None or self.ranks.rank == 0
+    def _save(self, step: int, seconds: float) -> None:
+        if self.log is not None:
+            place = Place(step, self.log.sync(), seconds)
+            path, configuration = self.folder / CHECKPOINT, self.run.configuration
+            checkpoint.save(path, configuration, self.task.digest, self.model, self.optimizer, place)
 
     def _update(self, step: int) -> Tensor:
         """Do the update after ``step`` others; return the loss of this process's share, over all positions."""
@@ -219,7 +226,6 @@ class _Training:
         with self._precision():
             loss = self.loss(batch.inputs, batch.picked, batch.targets) / len(whole.targets)
         (loss * self._share[1]).backward()  # the mean over processes is the sum over their shares
-        self._seen = step + 1
         if step + 1 in self.run.evaluated:
             self._write("norms", step + 1, norms=self._norms())
         if self.run.optimizer.clip is not None:
@@ -294,7 +300,6 @@ class _Training:
         if self.log is not None:
             self._write("end", result.steps, status=result.status)
             self.log.sync()
-            self.log.close()
             told = {**dataclasses.asdict(result), "device": self.device.type, "environment": environment()}
             text = json.dumps({"configuration": self.run.configuration, **told}, indent=1)
             cli.write(self.folder / RESULT, text + "\n")
