@@ -222,3 +222,19 @@ def average(layout: Layout, x: Rows, y: Rows) -> Kernel:
     own, total = float((x * y).sum()), float(x.sum(axis=(1, 2)) @ y.sum(axis=(1, 2)))
     sums = np.array([own, of_sequences - own, total - of_sequences]) / len(x)
     return np.divide(sums, layout.counts, out=np.zeros(3), where=layout.counts > 0)
+
+
+def within_sequences(layout: Layout, kernel: Kernel) -> Kernel:
+    """Keep what tokens of one sequence share.
+
+    Args:
+        layout: The layout.
+        kernel: The kernel.
+
+    Returns:
+        The kernel, 0 between sequences.
+    """
+    if isinstance(layout, Exchangeable):
+        return kernel * np.array([1.0, 1.0, 0.0])
+    sequence = np.arange(layout.total) // layout.tokens
+    return np.where(sequence[:, None] == sequence[None, :], kernel, 0.0)

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.errors import MissingRuleError
-from meanfield.first_update.algebra import multiply
+from meanfield.first_update.algebra import multiply, within_sequences
 from meanfield.first_update.moves import NOTHING, Move
-from meanfield.first_update.scores import mixed, scored
+from meanfield.first_update.scores import mixed, scored, unevenness
 from meanfield.first_update.survey import Survey
 from meanfield.gaussian import dual, dual_grad
 from meanfield.given import Given
@@ -229,25 +229,30 @@ class Flow:
             source, read = layout.memory, self.memory
         value = self._projected(op, "value", step, read, source)
         aligned, fresh = mixed(step.weights, value.aligned, value.fresh)
+        gradient = self._mixed_gradient(op, step, layout)
         if op.query is not None:
+            uneven = unevenness(step, layout)
             for role, met, where in (("query", tangent, layout), ("key", read, source)):
                 of_scores = self._projected(op, role, step, met, where)
-                spread = of_scores.fresh + _aligned(of_scores, op.head_size * op.heads, where)
-                more = scored(step, role, layout, of_scores.aligned, spread)
-                aligned, fresh = aligned + more[0], fresh + more[1]
+                along, rest = scored(step, role, layout, of_scores.aligned, of_scores.fresh)
+                again = within_sequences(layout, along)
+                met_again = _aligned(Tangent(again, rest, gradient), op.value.d_out, layout)
+                aligned, fresh = aligned + along, fresh + rest + uneven * met_again
+        tangent = Tangent(aligned, fresh, gradient)
+        if "inner" in step.inner:
+            tangent = self._step(step.inner["inner"], tangent, layout)
+        if op.output is None:
+            return tangent
+        return self._linear(f"{op.name}.o", step.inner["output"], tangent, layout)
+
+    def _mixed_gradient(self, op: Attention, step: Step, layout: Layout) -> Kernel:
+        """G of the mixed values."""
         if op.output is None:
             gradient = self._gradient(op.name)
         else:
             gradient = op.output.d_in * float(op.output.weight.variance) * self._behind(f"{op.name}.o")
-        if "inner" in step.inner:
-            part = step.inner["inner"]
-            before = backward(part.op, part, gradient, layout, Record())
-            tangent = self._step(part, Tangent(aligned, fresh, before), layout)
-        else:
-            tangent = Tangent(aligned, fresh, gradient)
-        if op.output is None:
-            return tangent
-        return self._linear(f"{op.name}.o", step.inner["output"], tangent, layout)
+        part = step.inner.get("inner")
+        return gradient if part is None else backward(part.op, part, gradient, layout, Record())
 
     def _projected(self, op: Attention, role: str, step: Step, tangent: Tangent, layout: Layout) -> Tangent:
         tangent = self._linear(f"{op.name}.{role[0]}", step.inner[role], tangent, layout)
