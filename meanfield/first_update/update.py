@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from meanfield.first_update.shapes import Shape, parameter_shapes
 from meanfield.first_update.sides import Sides
 from meanfield.first_update.survey import Survey
 from meanfield.first_update.tangent import Flow, Point
-from meanfield.given import given_inputs
+from meanfield.given import PerStack, given_inputs
 from meanfield.moments.loss import Loss
 from meanfield.ops import EncoderDecoder, ParameterKey, Transformer
 from meanfield.predict.engine import limit
@@ -159,13 +159,18 @@ def first_update(
     *,
     tokens: int,
     batch: int = 1,
+    source_tokens: int | None = None,
     learning_rate: float,
     optimizer: str = "adam",
     warmup: int = 1,
     loss: str = "cross_entropy",
     label_smoothing: float = 0.0,
     label_collision: float | None = None,
-    **given: Any,
+    q: float = 1.0,
+    cov: float = 0.0,
+    gram: PerStack | None = None,
+    ids: PerStack | None = None,
+    padding: PerStack | None = None,
 ) -> FirstUpdate:
     """Predict the first update of every parameter from a random initialisation.
 
@@ -175,14 +180,22 @@ def first_update(
         arch: The architecture.
         tokens: Tokens in a sequence; of the target for an encoder-decoder.
         batch: Sequences.
+        source_tokens: Tokens in a source sequence of an encoder-decoder; as many as in the target if None.
         learning_rate: Largest learning rate of the schedule.
         optimizer: ``"adam"``, ``"sgd"`` or ``"radam"``.
-        warmup: Steps of linear warm-up, T; 1 for none.
+        warmup: Steps of linear warm-up, T: the first step is made at learning_rate / T; 1 for none.
         loss: As for `meanfield.predict`.
-        given: What else `meanfield.predict` takes, without samples.
+        label_smoothing: For cross entropy.
+        label_collision: For cross entropy: the probability that two labels are equal, sum of their squared
+            frequencies; None for uniform labels. Frequent labels pull all tokens one way.
+        q: As for `meanfield.predict`, like all that follow.
+        cov: The same between two tokens.
+        gram: Second moments of the input vectors.
+        ids: Token ids.
+        padding: Which tokens are real.
 
     Returns:
-        The update, with ``.df``.
+        The update: ``.df`` by parameter, ``.changes`` of the hidden states by layer.
 
     Raises:
         InputError: If a value cannot be.
@@ -190,15 +203,43 @@ def first_update(
         MissingRuleError: If the theory has no rule for a part of the architecture.
 
     Assumes:
-        What `predict` does; Adam without eps; Gaussian entries of each gradient.
+        What `predict` does, at infinite width but for the number of entries. Adam without eps, RAdam in its
+        first steps (5 for beta_2 = 0.999), no weight decay, no clipping. Entries of a gradient are sums over
+        tokens of products of independent vectors, Gaussian but for the activation.
 
     Source:
-        kingma2015 (Adam), liu2020 (RAdam).
+        kingma2015, Alg. 1 (Adam); liu2020radam, Alg. 2 (RAdam).
+
+    Example:
+        A gradient of one token has rank 1: E|g| is 2/pi of the root of E g^2, and Adam moves every entry.
+
+        >>> from meanfield import paper_post_ln
+        >>> arch = paper_post_ln(width=300, depth=2)
+        >>> df = first_update(arch, tokens=1, loss="linear", learning_rate=0.01).df
+        >>> value = df[(df.module == "attention.v") & (df.parameter == "weight")].iloc[0]
+        >>> float(round(value.update_norm, 9)), float(round(value.weight_norm, 3))
+        (3.0, 17.321)
+        >>> float(round(value.grad_abs / (300 * value.grad_norm) * np.pi, 9))
+        2.0
     """
     start = FirstUpdate(_nothing(), optimizer, learning_rate, warmup)
     arch, batch = check_architecture(arch), positive_integer("batch", batch)
-    objective = Loss(loss, label_smoothing, label_collision)
-    fed = given_inputs(arch, tokens=tokens, batch=batch, **given)
+    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, Real):
+        raise InputError(f"label_smoothing={label_smoothing!r} is not a number: give a real number")
+    if label_collision is not None and not isinstance(label_collision, Real):
+        raise InputError(f"label_collision={label_collision!r} is not a number: give a real number, or None")
+    objective = Loss(loss, float(label_smoothing), label_collision)
+    fed = given_inputs(
+        arch,
+        tokens=tokens,
+        batch=batch,
+        source_tokens=source_tokens,
+        q=q,
+        cov=cov,
+        gram=gram,
+        ids=ids,
+        padding=padding,
+    )
     sides = Sides()
     with one_thread():
         _, layout = limit(arch, batch, fed, objective, sides)
