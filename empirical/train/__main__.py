@@ -19,7 +19,7 @@ from empirical.train.arguments import PROG, parser, run_of
 from empirical.train.grid import train_grid
 from empirical.train.loop import train
 from empirical.train.presets import PRESETS
-from empirical.train.tables import of_run
+from empirical.train.tables import COLUMNS, of_run
 from meanfield import cli
 from meanfield.errors import InputError, UnknownNameError, positive_integer
 
@@ -55,7 +55,7 @@ def _one(args: argparse.Namespace, speaks: bool) -> int:
     if speaks:
         import pandas as pd
 
-        curves = pd.DataFrame(of_run(run, folder)["curves"])
+        curves = pd.DataFrame(of_run(run, folder)["curves"], columns=[*COLUMNS["curves"]])
         if args.json:
             told = {"name": run.name, **dataclasses.asdict(result), "curves": _records(curves)}
             sys.stdout.write(json.dumps(told, indent=1, allow_nan=False) + "\n")
