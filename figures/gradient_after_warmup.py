@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from figures.contrasts import geometric_mean
 from figures.outcomes import CELL, outcomes, pairs
@@ -84,6 +85,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     for ax in axes.flat:
         plain_log(ax, "y")
     for ax in axes[1]:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("layer $l$")
     first = table.iloc[0]
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)

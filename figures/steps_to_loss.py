@@ -200,10 +200,11 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """
     steps, ratios = tables["steps"], tables["ratios"]
     groups = ratios.drop_duplicates(["task", "race", "race_lr_max"]).to_dict("records")
-    bands = -(-len(groups) // COLUMNS)
-    figure, axes = canvas(2 * bands, COLUMNS, PAGE, 4.0 * bands + 0.8)
-    for place in range(bands * COLUMNS):
-        band, column = divmod(place, COLUMNS)
+    columns = 2 if len(groups) == 4 else min(len(groups), COLUMNS)
+    bands = -(-len(groups) // columns)
+    figure, axes = canvas(2 * bands, columns, PAGE, 4.0 * bands + 0.8)
+    for place in range(bands * columns):
+        band, column = divmod(place, columns)
         above, below = axes[2 * band, column], axes[2 * band + 1, column]
         if place >= len(groups):
             above.set_axis_off()

@@ -67,11 +67,12 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
         (group for _, group in table.groupby(["task", "optimizer", "schedule", "lr_max"])),
         key=lambda group: _order(group.iloc[0]),
     )
-    bands = -(-len(groups) // COLUMNS)
-    figure, axes = canvas(2 * bands, COLUMNS, PAGE, 3.3 * bands + 0.7)
+    columns = min(len(groups), COLUMNS)
+    bands = -(-len(groups) // columns)
+    figure, axes = canvas(2 * bands, columns, PAGE, 3.3 * bands + 0.7)
     dashes = dict(zip(sorted(table["warmup"].unique()), DASHES, strict=False))
-    for place in range(bands * COLUMNS):
-        band, column = divmod(place, COLUMNS)
+    for place in range(bands * columns):
+        band, column = divmod(place, columns)
         loss, bleu = axes[2 * band, column], axes[2 * band + 1, column]
         if place >= len(groups):
             loss.set_axis_off()
@@ -129,7 +130,7 @@ def _panel(ax: Axes, group: pd.DataFrame, value: str, dashes: Mapping[int, Dash]
         for length, dash in dashes.items():
             cell = rows[rows["warmup"] == length]
             wide = cell.pivot(index="step", columns="seed", values=value).dropna(how="all")
-            ax.plot(wide.index, wide, color=colour, linestyle=dash, linewidth=0.4, alpha=0.5)
+            ax.plot(wide.index, wide, ".", color=colour, ls=dash, linewidth=0.4, markersize=1.5, alpha=0.5)
             mean = wide[wide.notna().all(axis=1)].mean(axis=1)
             ax.plot(mean.index, mean, ".", color=colour, linestyle=dash, linewidth=1.3, markersize=3)
             for _, run in cell[cell["status"] == "diverged"].groupby("seed"):

@@ -245,6 +245,22 @@ def test_a_true_risk_is_told_and_its_controls_are_not() -> None:
     assert tables["risk"]["fails"].sum() == true["failing"] == 11
 
 
+def test_what_is_slow_at_a_small_rate_has_not_failed() -> None:
+    def slow(key: Any) -> Course:
+        return Course(7.0 if key["lr_max"] < 0.0005 else 1.0)
+
+    def too_large(key: Any) -> Course:
+        return Course(7.0 if key["lr_max"] in {0.004, 0.008} else 1.0)
+
+    for course, failing in ((slow, set()), (too_large, {0.004, 0.008})):
+        tables = trained(course)
+        risks = first_update.measure(tables | {"predictions": predictions(tables, risk)})["risk"]
+        adam = risks[
+            (risks["optimizer"] == "adam") & (risks["depth"] == 6) & (risks["task"] == "translation")
+        ]
+        assert set(adam[adam["fails"]]["lr_max"]) == failing
+
+
 def test_a_risk_that_is_the_same_for_all_tells_nothing() -> None:
     tables = trained()
     told = first_update.measure(tables | {"predictions": predictions(tables, lambda row: 2.0)})["told"]
