@@ -10,12 +10,13 @@ import pandas as pd
 from scipy import stats
 
 from figures.outcomes import CELL, cells, outcomes
-from figures.style import OPTIMIZER_TITLES, PAGE, PLACEMENT_TITLES, canvas, plain_log, series
+from figures.style import OPTIMIZER_TITLES, PAGE, PLACEMENT_TITLES, canvas, number, plain_log, series
 from meanfield.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 NAME = "first_update"
 
@@ -29,16 +30,17 @@ def measure(trained: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     A configuration fails if its mean gain is below half of the best that its task, size and optimiser show at
     its learning rate or a smaller one: what is slow at a small rate has not failed. What a risk tells is the
     area under its curve (AUC): the chance that, of a failing and a training configuration, the failing one
-    has the higher risk. Two controls must fail: the risk of the other placement, and shuffled risks, which
-    give the p-value.
+    has the higher risk; and the rank correlation of risk and share (Spearman). Two controls must fail: the
+    risk of the other placement, and shuffled risks, which give the p-values.
 
     Args:
         trained: ``runs``, ``curves`` and ``predictions`` of `empirical.train.tables`.
 
     Returns:
         ``risk``: cell keys, risk, risk_other_placement, loss, share (of that best gain), fails, seeds;
-        ``told``: by risk and control, auc, p (shuffled at least as high), right (share of configurations
-        where risk > 1 says whether it fails), configurations, failing. Empty without predictions.
+        ``told``: by risk and control, auc, auc_p (shuffled at least as high; both NaN where nothing or all
+        fails), rank_correlation, rank_p (shuffled at least as low), right (share of configurations where
+        risk > 1 says whether it fails), configurations, failing. Empty without predictions.
 
     Raises:
         InputError: If a configuration has two risks.
@@ -81,16 +83,31 @@ def measure(trained: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 def _told(table: pd.DataFrame, name: str) -> dict[str, float]:
     rows = table.dropna(subset=[name])
-    risk, fails = stats.rankdata(rows[name]), rows["fails"].to_numpy()
+    risk, share = stats.rankdata(rows[name]), stats.rankdata(rows["share"])
+    fails = rows["fails"].to_numpy()
     failing, training = int(fails.sum()), int((~fails).sum())
-    row = {"auc": np.nan, "p": np.nan, "right": ((rows[name] > 1) == rows["fails"]).mean()}
+    rng = np.random.default_rng(0)
+    shuffled = np.array([rng.permutation(risk) for _ in range(SHUFFLES)])
+    row = {"auc": np.nan, "auc_p": np.nan}
     if failing and training:
-        rng = np.random.default_rng(0)
-        shuffled = np.array([rng.permutation(risk)[fails].sum() for _ in range(SHUFFLES)])
-        least = failing * (failing + 1) / 2
-        row["auc"] = (risk[fails].sum() - least) / (failing * training)
-        row["p"] = (1 + (shuffled >= risk[fails].sum()).sum()) / (1 + SHUFFLES)
-    return row | {"configurations": len(rows), "failing": failing}
+        above = risk[fails].sum() - failing * (failing + 1) / 2
+        row = {
+            "auc": above / (failing * training),
+            "auc_p": _as_extreme(shuffled[:, fails].sum(axis=1) >= risk[fails].sum()),
+        }
+    centred = share - share.mean()
+    spreads = risk.std() * share.std() * len(rows)
+    return row | {
+        "rank_correlation": risk @ centred / spreads if spreads else np.nan,
+        "rank_p": _as_extreme(shuffled @ centred <= risk @ centred),
+        "right": ((rows[name] > 1) == rows["fails"]).mean(),
+        "configurations": len(rows),
+        "failing": failing,
+    }
+
+
+def _as_extreme(shuffled: NDArray[np.bool_]) -> float:
+    return float((1 + shuffled.sum()) / (1 + SHUFFLES))
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
@@ -108,8 +125,12 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     for ax, (name, label) in zip(axes[0], labels.items(), strict=True):
         _panel(ax, table, name)
         row = told.loc[name]
-        auc = "nothing to tell apart" if np.isnan(row["auc"]) else f"AUC {row['auc']:.2f}, p = {row['p']:.2g}"
-        ax.set_title(f"{auc}; on the right side of 1: {row['right']:.0%}")
+        auc = "" if np.isnan(row["auc"]) else f"AUC {row['auc']:.2f} (p = {row['auc_p']:.2g}), "
+        ax.set_title(
+            f"{auc}on the right side of 1: {row['right']:.0%}\n"
+            f"rank correlation {number(float(row['rank_correlation']))} (p = {row['rank_p']:.2g})",
+            fontsize=8,
+        )
         ax.set_xlabel(label)
     axes[0, 0].set_ylabel("share of the best gain\nat this or a smaller learning rate")
     axes[0, 1].legend()

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
+from scipy import stats
 
 import empirical.train.grid
 import empirical.train.presets
@@ -239,9 +240,15 @@ def test_a_true_risk_is_told_and_its_controls_are_not() -> None:
     true, control = tables["told"].to_dict("records")
     assert (true["by"], control["by"]) == ("risk", "risk_other_placement")
     assert (true["auc"], true["right"]) == (1.0, 1.0)
-    assert true["p"] < 0.001
+    assert true["auc_p"] < 0.001
     assert control["auc"] < 0.5
-    assert control["p"] > 0.5
+    assert control["auc_p"] > 0.5
+    assert true["rank_correlation"] < -0.5 < control["rank_correlation"]
+    assert true["rank_p"] < 0.001
+    assert control["rank_p"] > 0.05
+    rows = tables["risk"]
+    oracle = stats.spearmanr(rows["risk"], rows["share"]).statistic
+    assert true["rank_correlation"] == pytest.approx(oracle)
     assert tables["risk"]["fails"].sum() == true["failing"] == 11
 
 
@@ -265,6 +272,8 @@ def test_a_risk_that_is_the_same_for_all_tells_nothing() -> None:
     tables = trained()
     told = first_update.measure(tables | {"predictions": predictions(tables, lambda row: 2.0)})["told"]
     assert told["auc"].tolist() == [0.5, 0.5]
+    assert told["auc_p"].tolist() == told["rank_p"].tolist() == [1.0, 1.0]
+    assert told["rank_correlation"].isna().all()
     nothing_fails = trained(lambda key: Course())
     told = first_update.measure(nothing_fails | {"predictions": predictions(nothing_fails, risk)})["told"]
     assert told["auc"].isna().all()
