@@ -5,7 +5,7 @@ from empirical.train.data import ParallelFiles as ParallelFiles
 from empirical.train.data import ParallelTable as ParallelTable
 from empirical.train.data import PlainText as PlainText
 from empirical.train.data import PythonText as PythonText
-from empirical.train.loop import Result as Result
+from empirical.train.folder import Result as Result
 from empirical.train.loop import train as train
 from empirical.train.optimizers import Optimizer as Optimizer
 from empirical.train.run import Model as Model

@@ -26,9 +26,10 @@ def parser() -> Parser:
     """
     made = Parser(
         prog=PROG,
-        description="Train Transformers: one run, or every run of a preset. Stop it at any time, even by SIGKILL: the "
-        "same command goes on. Under torchrun one run is spread over all processes.",
-        epilog="Without files translation learns a generated language, and a language model the texts of this Python.",
+        description="Train Transformers: one run, or every run of a preset. Stop it at any time, even by "
+        "SIGKILL: the same command goes on. Under torchrun a run is spread over all processes.",
+        epilog="Without files translation learns a generated language, and a language model the texts of "
+        "this Python.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     made.add_argument("task", nargs="?", help=f"one run of: {', '.join(TASKS)}")

@@ -113,12 +113,12 @@ def restore(
         raise InputError(f"checkpoint {str(path)!r} is none of this program's: move it away to start anew")
     if (other := difference(json.loads(found["configuration"]), configuration)) is not None:
         raise InputError(
-            f"checkpoint {str(path)!r} is of another configuration: {other}; give this run a folder of its own"
+            f"checkpoint {str(path)!r} is of another configuration: {other}; give this run its own folder"
         )
     if found["data"] != data:
         raise InputError(
-            f"checkpoint {str(path)!r} was trained on other data under the same name ({found['data']}, now {data}): "
-            "bring the files back, or give this run a folder of its own"
+            f"checkpoint {str(path)!r} was trained on other data of the same name ({found['data']}, now "
+            f"{data}): bring the files back, or give this run a folder of its own"
         )
     model.load_state_dict(found["model"])
     optimizer.load_state_dict(found["optimizer"])

@@ -26,8 +26,8 @@ def beam_search(
 
         score = (1/n) sum_i log p(y_i | y_1 ... y_{i-1}, source),  n tokens with EOS
 
-    At each length the ``beam`` most probable beginnings are kept; one that has ended keeps its place. What has
-    not ended after 1.5 source tokens + `MARGIN` is cut off there, and taken where nothing has ended.
+    At each length the ``beam`` most probable beginnings are kept; one that has ended keeps its place. What
+    has not ended after 1.5 source tokens + `MARGIN` is cut off there, and taken where nothing has ended.
 
     Args:
         model: An encoder-decoder with a head.

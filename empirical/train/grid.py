@@ -27,8 +27,8 @@ def train_grid(
 ) -> dict[str, pd.DataFrame]:
     """Write down what theory predicts, then train what has not ended, then read all logs.
 
-    Predictions are on disk before the first update of any run, and are not made again: what training shows cannot
-    change them.
+    Predictions are on disk before the first update of any run, and are not made again: what training shows
+    cannot change them.
 
     Args:
         runs: The runs.

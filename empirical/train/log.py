@@ -1,8 +1,9 @@
-"""The log of a run: one line of strict JSON a record, equal to the last byte however often the run was killed.
+"""The log of a run: a line of strict JSON a record, equal to the last byte however often the run was killed.
 
-A record has a ``kind``: ``step`` (training loss, learning rate, norms of the gradient), ``valid`` (validation
-loss), ``bleu``, ``gradient`` (one tensor's on several mini-batches), ``end``. There is no time in it. Numbers that are not finite are the strings of
-`empirical.recording.JsonLines`.
+A record has a ``kind``: ``step`` (training loss since the one before, learning rate), ``norms`` (of the
+gradient of every tensor, in the mini-batch used), ``valid`` (validation loss), ``bleu``, ``gradient`` (of one
+tensor, on several mini-batches), ``end``. There is no time in it. Numbers that are not finite are the strings
+of `empirical.recording.JsonLines`.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ class Log:
             if there >= length:
                 self._file.truncate(length)
         except OSError as error:
-            raise _refused(path, error) from None
+            raise InputError(_refused(path, error)) from None
         if there < length:
             self.close()
             raise InputError(
-                f"log {str(path)!r} has {there} bytes and its checkpoint vouches for {length}: bring it back, or "
-                "move the checkpoint away to start anew"
+                f"log {str(path)!r} has {there} bytes and its checkpoint vouches for {length}: bring it "
+                "back, or move the checkpoint away to start anew"
             )
 
     def write(self, kind: str, step: int, **values: Any) -> None:
@@ -61,7 +62,7 @@ class Log:
             while data:
                 data = data[self._file.write(data) :]
         except OSError as error:
-            raise _refused(self.path, error) from None
+            raise InputError(_refused(self.path, error)) from None
 
     def sync(self) -> int:
         """Bring the records to the disk.
@@ -116,7 +117,7 @@ def _number(value: Any) -> Any:
     return BEYOND.get(value, value) if isinstance(value, str) else value
 
 
-def _refused(path: Path, error: OSError) -> InputError:
-    return InputError(
+def _refused(path: Path, error: OSError) -> str:
+    return (
         f"log {str(path)!r} cannot be written ({error.strerror}): give a folder you may write to, with room"
     )

@@ -58,8 +58,8 @@ class Optimizer:
             raise InputError(f"momentum={self.momentum} belongs to 'sgd': {self.name} has betas")
         if not (self.eps > 0 and self.weight_decay >= 0 and (self.clip is None or self.clip > 0)):
             raise InputError(
-                f"eps={self.eps}, weight_decay={self.weight_decay}, clip={self.clip}: eps and clip are above 0, "
-                "weight_decay at least 0"
+                f"eps={self.eps}, weight_decay={self.weight_decay}, clip={self.clip}: eps and clip are above "
+                "0, weight_decay at least 0"
             )
 
     def over(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""Many runs in worker processes, each of which may be killed: what is lost is at most one checkpoint's interval."""
+"""Many runs in worker processes, any of which may be killed: at most a checkpoint's interval is lost."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
 from empirical.ensemble import ONE_THREAD
-from empirical.train.loop import CHECKPOINT, LOG, Result, finished, train
+from empirical.train.folder import CHECKPOINT, LOG, Result, finished
+from empirical.train.loop import train
 from empirical.train.run import Run
 from meanfield.errors import InputError
 
 POLL = 1.0  # seconds between looks at the logs of running workers
-TAIL = 4096  # bytes at the end of a log that hold its last line; one with norms is longer, and waits for the next
+TAIL = 4096  # bytes at the end of a log that hold its last line, norms apart: they wait for the next
 
 
 def train_all(

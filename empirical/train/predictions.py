@@ -13,7 +13,7 @@ from empirical.corpus import Parallel
 from empirical.ensemble import ONE_THREAD
 from empirical.train.data import Corpus, load
 from empirical.train.run import KEYS, Model, Run
-from meanfield.first_update.risk import LARGEST_CHANGE
+from meanfield.first_update import LARGEST_CHANGE
 
 PER_CONFIGURATION = ("predicted_critical_lr", "risk", "first_order_change", "output_change")
 PER_PARAMETER = ("layer", "module", "parameter", "grad_norm", "weight_norm", "update_norm", "relative_update")
@@ -24,9 +24,9 @@ def predictions(
 ) -> dict[str, pd.DataFrame]:
     """Predict the first update of every translation run from the gradient profile of its architecture.
 
-    Sentences have the mean lengths of the corpus, mini-batches the size of the run's, and two targets are the same as often as in
-    the corpus. Input ids are uniform, and targets do not depend on them. Language models are left out: the theory's loss is over all positions,
-    theirs over few.
+    Sentences have the mean lengths of the corpus, mini-batches the size of the run's, and two targets are the
+    same as often as in the corpus. Input ids are uniform, and targets do not depend on them. Language models
+    are left out: the theory's loss is over all positions, theirs over few.
 
     Args:
         runs: Runs; those that differ in their seed alone are one configuration.
@@ -36,8 +36,8 @@ def predictions(
     Returns:
         ``predictions``: one row per configuration with ``predicted_critical_lr`` (the largest lr_max, warm-up
         included, whose first step is no risk), ``risk`` (above 1: at risk), ``first_order_change`` (of the
-        loss, in nats) and ``output_change`` (of the last hidden states, relative); ``first_updates``: one row per configuration and parameter, as `meanfield.first_update`
-        has them.
+        loss, in nats) and ``output_change`` (of the last hidden states, relative); ``first_updates``: one row
+        per configuration and parameter, as `meanfield.first_update` has them.
     """
     kept = {tuple(_keys(run).items()): run for run in runs if run.task == "translation"}
     subjects: dict[tuple[Model, Corpus, int], list[Run]] = {}

@@ -11,11 +11,11 @@ from empirical.names import named_parameters
 from empirical.train.tasks import Loss, Task
 
 FIRST = 10**9
-"""The first of the steps whose batches are read: no run trains on them, and all runs of one seed read the same."""
+"""First of the steps whose batches are read: no run trains on them, and all runs of a seed read the same."""
 
 
 def profile(loss: Loss, task: Task, minibatches: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Measure the gradient of the mean loss, without smoothing and dropout, on mini-batches of the training data.
+    """Measure the gradient of the mean loss, without smoothing and dropout, on batches of the training data.
 
         mean_of_norms = (1/M) sum_b ||g_b||_F,   norm_of_mean = ||(1/M) sum_b g_b||_F
 
@@ -31,25 +31,25 @@ def profile(loss: Loss, task: Task, minibatches: int, device: torch.device) -> I
         For each tensor its ``layer``, ``module``, ``parameter``, ``mean_of_norms`` and ``norm_of_mean``.
     """
     named = named_parameters(loss.model)
-    sums = [torch.zeros_like(entry.tensor) for entry in named]
-    norms = [torch.zeros((), device=device) for _ in named]
+    means = [torch.zeros_like(entry.tensor) for entry in named]
+    norms = torch.zeros(len(named), device=device)
     training = loss.training
     loss.eval()
     for number in range(minibatches):
         loss.zero_grad()
         batch = task.batch(FIRST + number).to(device)
         (loss(batch.inputs, batch.picked, batch.targets) / len(batch.targets)).backward()
-        for entry, total, norm in zip(named, sums, norms, strict=True):
+        for place, entry in enumerate(named):
             if entry.tensor.grad is not None:
-                total += entry.tensor.grad
-                norm += entry.tensor.grad.norm()
+                means[place] += entry.tensor.grad / minibatches
+                norms[place] += entry.tensor.grad.norm() / minibatches
     loss.zero_grad()
     loss.train(training)
-    for entry, total, norm in zip(named, sums, norms, strict=True):
+    for entry, mean, norm in zip(named, means, norms.tolist(), strict=True):
         yield {
             "layer": entry.key.layer,
             "module": entry.key.module,
             "parameter": entry.key.parameter,
-            "mean_of_norms": (norm / minibatches).item(),
-            "norm_of_mean": (total.norm() / minibatches).item(),
+            "mean_of_norms": norm,
+            "norm_of_mean": mean.norm().item(),
         }

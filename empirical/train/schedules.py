@@ -18,8 +18,8 @@ class Schedule:
     All kinds rise linearly over the warm-up, lr(t) = lr_max min(1, t/T_warmup); T_warmup = 1 is none. Then
 
     - ``constant``: lr_max;
-    - ``inverse_sqrt``: lr_max sqrt(hold/t) for t > hold: schedules that share ``hold`` differ in their warm-up
-      alone. The published schedule decays from the end of the warm-up, hold = T_warmup;
+    - ``inverse_sqrt``: lr_max sqrt(hold/t) for t > hold: schedules that share ``hold`` differ in their
+      warm-up alone. The published schedule decays from the end of the warm-up, hold = T_warmup;
     - ``linear``: lr_max (steps - t)/(steps - T_warmup) after the warm-up, so that the last step is 0;
     - ``step``: lr_max times 1/10 from each of the ``milestones`` on.
 
@@ -70,8 +70,8 @@ class Schedule:
                 )
         if (self.kind == "step") != bool(self.milestones):
             raise InputError(
-                f"milestones={self.milestones} with {self.kind!r}: 'step' needs shares such as (0.5, 0.75), and "
-                "no other schedule has any"
+                f"milestones={self.milestones} with {self.kind!r}: 'step' needs shares such as (0.5, 0.75), "
+                "and no other schedule has any"
             )
         if list(self.milestones) != sorted(set(self.milestones)) or not all(
             0 < m < 1 for m in self.milestones

@@ -10,7 +10,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from empirical.train.loop import Result
+from empirical.train.folder import Result
 
 
 def one(result: Result, curves: pd.DataFrame) -> None:

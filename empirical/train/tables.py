@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from empirical.train.folder import LOG, finished
 from empirical.train.log import read
-from empirical.train.loop import LOG, finished
 from empirical.train.run import KEYS, Run
 from meanfield.errors import InputError
 
@@ -38,10 +38,10 @@ def collected(runs: Iterable[Run], folder: Path) -> dict[str, pd.DataFrame]:
         folder: The folder.
 
     Returns:
-        Tables whose first columns are the run's keys: ``curves``, one row a step with a training loss (mean since the
-        row before), a validation loss or a BLEU, NaN where there is none; ``runs``, one row a run;
-        ``gradients``, one row a tensor and profiled step; ``norms``, one row a tensor and evaluated step, of the
-        mini-batch that was used.
+        Tables whose first columns are the run's keys: ``curves``, one row a step with a training loss (mean
+        since the row before), a validation loss or a BLEU, NaN where there is none; ``runs``, one row a run;
+        ``gradients``, one row a tensor and profiled step; ``norms``, one row a tensor and evaluated step, of
+        the mini-batch that was used.
 
     Raises:
         InputError: If a run has not ended, or its folder is damaged.

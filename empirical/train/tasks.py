@@ -1,4 +1,4 @@
-"""What is learnt: translation, masked and causal language modelling, as batches, losses and an architecture."""
+"""What is learnt: translation, and masked and causal language models, as batches and losses."""
 
 from __future__ import annotations
 
@@ -149,7 +149,9 @@ class Language:
         """The validation text in rows, with the same masks every time."""
         rows = len(self.corpus.valid) // self._row
         ids = np.asarray(self.corpus.valid[: rows * self._row], np.int64).reshape(rows, self._row)
-        for number, part in enumerate(torch.from_numpy(ids).split(max(1, VALID_TOKENS // self._row))):
+        count = max(1, VALID_TOKENS // self._row)
+        for number, start in enumerate(range(0, rows, count)):
+            part = torch.from_numpy(ids[start : start + count])
             yield self._made(part, np.random.default_rng([0, number]))
 
     def _made(self, ids: Tensor, generator: np.random.Generator) -> Batch:

@@ -8,7 +8,7 @@ from empirical.corpus import Vocabulary
 from empirical.layers import Context
 from empirical.train.data import load
 from empirical.train.decode import MARGIN, beam_search, bleu, translate
-from empirical.train.loop import task_of
+from empirical.train.training import task_of
 from tests.empirical.train.small import CORPUS, MODEL, TRANSLATION
 
 CLASSES = 8  # the special tokens and three words
@@ -19,9 +19,9 @@ def model() -> layers.EncoderDecoder:
     made = build(MODEL.architecture("translation", CLASSES), seed=3)
     assert isinstance(made, layers.EncoderDecoder)
     with torch.no_grad():
-        for parameter in made.decoder.head.parameters():
-            parameter *= 6  # decided words
-        made.decoder.head.linear.weight[:, Vocabulary.EOS] += 0.3
+        (weight,) = made.decoder.head.parameters()
+        weight.mul_(6)  # decided words
+        weight[:, Vocabulary.EOS] += 0.3
     return made.eval()
 
 
@@ -44,7 +44,9 @@ def test_a_beam_as_wide_as_all_sentences_finds_the_best_of_them(
     for row, sentence in enumerate(found):
         sentences = [s for length in range(3) for s in product(words, repeat=length)]
         best = max(sentences, key=lambda s: score(model, source[row : row + 1], s))
-        assert score(model, source[row : row + 1], sentence) >= score(model, source[row : row + 1], best) - 1e-5
+        assert (
+            score(model, source[row : row + 1], sentence) >= score(model, source[row : row + 1], best) - 1e-5
+        )
 
 
 def test_a_beam_of_one_is_greedy(model: layers.EncoderDecoder) -> None:
@@ -52,7 +54,9 @@ def test_a_beam_of_one_is_greedy(model: layers.EncoderDecoder) -> None:
     (found,) = beam_search(model, source, classes=CLASSES, beam=1)
     ids = [Vocabulary.BOS]
     for _ in range(int(1.5 * 3) + MARGIN):
-        logits = model(source, torch.tensor([ids]), context=Context(None, None, source != Vocabulary.PAD))[0, -1]
+        logits = model(source, torch.tensor([ids]), context=Context(None, None, source != Vocabulary.PAD))[
+            0, -1
+        ]
         logits[[Vocabulary.PAD, Vocabulary.BOS, Vocabulary.UNK, Vocabulary.MASK]] = float("-inf")
         ids.append(int(logits.argmax()))
         if ids[-1] == Vocabulary.EOS:

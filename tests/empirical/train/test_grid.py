@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from empirical.train.folder import CHECKPOINT, LOG, RESULT
 from empirical.train.grid import train_grid
-from empirical.train.loop import CHECKPOINT, LOG, RESULT
 from empirical.train.pool import train_all
 from empirical.train.presets import PRESETS
 from empirical.train.run import KEYS

@@ -7,15 +7,17 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from empirical import build
-from empirical.train import Optimizer, Run, Schedule, loop, train
+from empirical.train import Optimizer, Run, Schedule, train
+from empirical.train.folder import CHECKPOINT, LOCK, LOG, RESULT
 from empirical.train.log import read
-from empirical.train.loop import CHECKPOINT, LOCK, LOG, RESULT, seed_of, task_of
 from empirical.train.tasks import Loss
+from empirical.train.training import LOGGED, seed_of, task_of
 from meanfield.errors import InputError
 from tests.empirical.train.small import MODEL, TEXT, TRANSLATION, with_model
 
@@ -57,7 +59,7 @@ def test_training_lowers_the_loss_by_the_updates_of_a_plain_loop(tmp_path: Path)
     assert records[-1]["train_loss"] < 0.9 * records[0]["train_loss"]
 
 
-def read_log(run: Run, folder: Path) -> list[dict[str, object]]:
+def read_log(run: Run, folder: Path) -> list[dict[str, Any]]:
     train(run, folder)
     return read(folder / LOG)
 
@@ -65,6 +67,7 @@ def read_log(run: Run, folder: Path) -> list[dict[str, object]]:
 SCRIPT = """
 import pickle, sys
 from pathlib import Path
+from typing import Any
 from empirical.train import train
 run, folder = pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2])
 train(run, folder, every=0.0)
@@ -137,7 +140,7 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_the_place_that_diff
     train(TRANSLATION, tmp_path)
     (tmp_path / RESULT).unlink()
     before = (tmp_path / CHECKPOINT).read_bytes()
-    with pytest.raises(InputError, match="schedule.lr_max is 0.01 there and 0.02 here"):
+    with pytest.raises(InputError, match=r"schedule\.lr_max is 0\.01 there and 0\.02 here"):
         train(replace(TRANSLATION, schedule=replace(TRANSLATION.schedule, lr_max=2e-2)), tmp_path)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
@@ -212,4 +215,4 @@ def test_clipping_bounds_the_first_update_of_sgd(tmp_path: Path) -> None:
 def test_seeds_of_steps_are_distinct() -> None:
     assert len({seed_of(0, f"dropout, step {step}, rank 0") for step in range(1000)}) == 1000
     assert not math.isnan(seed_of(0, "x"))
-    assert loop.LOGGED >= 1
+    assert LOGGED >= 1

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -30,7 +31,7 @@ def test_warm_up_rises_linearly_and_nothing_exceeds_the_largest_rate(
     for t in range(1, min(warmup, steps + 1)):
         assert math.isclose(rates[t - 1], rate * t / warmup)
     later = rates[warmup - 1 :]
-    assert all(after <= before * (1 + 1e-12) for before, after in zip(later, later[1:], strict=False))
+    assert all(after <= before * (1 + 1e-12) for before, after in pairwise(later))
 
 
 def test_the_published_schedule_by_hand() -> None:

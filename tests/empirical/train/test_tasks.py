@@ -7,8 +7,8 @@ import torch.nn.functional as F  # noqa: N812  (the field's name for it)
 from empirical import build
 from empirical.corpus import Vocabulary
 from empirical.layers import Context
-from empirical.train.loop import task_of
 from empirical.train.tasks import Batch, Loss
+from empirical.train.training import task_of
 from meanfield.errors import InputError
 from tests.empirical.train.small import MODEL, TEXT, TRANSLATION
 
