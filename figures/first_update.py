@@ -37,7 +37,7 @@ def measure(trained: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         trained: ``runs``, ``curves`` and ``predictions`` of `empirical.train.tables`.
 
     Returns:
-        ``risk``: cell keys, risk, risk_other_placement, loss, share (of that best gain), fails, seeds;
+        ``risk``: cell keys, risk, risk_other_placement, final_loss, share (of that best gain), fails, seeds;
         ``told``: by risk and control, auc, auc_p (shuffled at least as high; both NaN where nothing or all
         fails), rank_correlation, rank_p (shuffled at least as low), right (share of configurations where
         risk > 1 says whether it fails), configurations, failing. Empty without predictions.
@@ -68,9 +68,9 @@ def measure(trained: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         *CELL,
         "risk",
         "risk_other_placement",
-        "loss",
-        "loss_low",
-        "loss_high",
+        "final_loss",
+        "final_loss_low",
+        "final_loss_high",
         "share",
         "fails",
         "seeds",
@@ -119,22 +119,22 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     Returns:
         The figure.
     """
-    table, told = tables["risk"], tables["told"].set_index("by")
+    table, told = tables["risk"], {row["by"]: row for row in tables["told"].to_dict("records")}
     figure, axes = canvas(1, 2, PAGE, 3.2, sharex=True, sharey=True)
     labels = {"risk": "predicted risk", "risk_other_placement": "control: risk of the other placement"}
     for ax, (name, label) in zip(axes[0], labels.items(), strict=True):
         _panel(ax, table, name)
-        row = told.loc[name]
+        row = told[name]
         auc = "" if np.isnan(row["auc"]) else f"AUC {row['auc']:.2f} (p = {row['auc_p']:.2g}), "
         ax.set_title(
             f"{auc}on the right side of 1: {row['right']:.0%}\n"
-            f"rank correlation {number(float(row['rank_correlation']))} (p = {row['rank_p']:.2g})",
+            f"rank correlation {number(row['rank_correlation'])} (p = {row['rank_p']:.2g})",
             fontsize=8,
         )
         ax.set_xlabel(label)
     axes[0, 0].set_ylabel("share of the best gain\nat this or a smaller learning rate")
     axes[0, 1].legend()
-    row = told.loc["risk"]
+    row = told["risk"]
     figure.suptitle(
         f"{row['configurations']:.0f} configurations, {row['failing']:.0f} fail (below half); "
         "predictions were written before training",

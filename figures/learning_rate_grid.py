@@ -52,7 +52,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     table = tables["cells"]
     decaying = table[table["schedule"] != "constant"]
     grids = _grids(of_grid(decaying))
-    losses = pd.concat(grids.values())["loss"]
+    losses = pd.concat(grids.values())["final_loss"]
     limits = Normalize(losses.min(), losses.max())
     scale = ScalarMappable(limits, COLOURS)
     sweeps = _sweeps(decaying)
@@ -124,10 +124,12 @@ def _grids(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _heat_map(ax: Axes, grid: pd.DataFrame, rows: pd.DataFrame, limits: Normalize) -> None:
     rates, lengths = (sorted(grid[key].unique()) for key in ("lr_max", "warmup"))
-    wide = rows.pivot(index="warmup", columns="lr_max", values="loss").reindex(index=lengths, columns=rates)
+    wide = rows.pivot(index="warmup", columns="lr_max", values="final_loss").reindex(
+        index=lengths, columns=rates
+    )
     ax.imshow(wide, cmap=COLOURS, norm=limits, aspect="auto")
     for row in rows.to_dict("records"):
-        colour = "white" if _luminance(limits(row["loss"])) < DARK else "black"
+        colour = "white" if _luminance(limits(row["final_loss"])) < DARK else "black"
         place = rates.index(row["lr_max"]), lengths.index(row["warmup"])
         ax.text(*place, _words(row), ha="center", va="center", color=colour, fontsize=7, linespacing=1.1)
     for column, row in np.argwhere(wide.isna().to_numpy().T):
@@ -145,8 +147,8 @@ def _luminance(share: float) -> float:
 
 
 def _words(row: Mapping[Any, Any]) -> str:
-    ends = number(row["loss_low"]), number(row["loss_high"])
-    interval = "" if np.isnan(row["loss_low"]) else f"\n[{ends[0]}, {ends[1]}]"
+    ends = number(row["final_loss_low"]), number(row["final_loss_high"])
+    interval = "" if np.isnan(row["final_loss_low"]) else f"\n[{ends[0]}, {ends[1]}]"
     diverged = f"\n{row['diverged']} of {row['seeds']} diverged" if row["diverged"] else ""
     return f"{number(row['loss'])}{interval}{diverged}"
 
@@ -170,9 +172,9 @@ def length_words(warmup: int) -> str:
 def _sweep(ax: Axes, rows: pd.DataFrame, size: str) -> None:
     for which, (placement, title) in enumerate(PLACEMENT_TITLES.items()):
         line = rows[rows["placement"] == placement].sort_values(size)
-        low, high = (line[f"loss_{end}"].fillna(line["loss"]) for end in ("low", "high"))
+        low, high = (line[f"final_loss_{end}"].fillna(line["final_loss"]) for end in ("low", "high"))
         x = line[size] * 1.02 ** (2 * which - 1)  # so that equal points stay visible
-        points(ax, x, low, line["loss"], high, which, title)
+        points(ax, x, low, line["final_loss"], high, which, title)
     plain_log(ax, "x")
     sizes = sorted(rows[size].unique())
     ax.set_xticks(sizes, labels=[f"{x:g}" for x in sizes])

@@ -27,8 +27,8 @@ def outcomes(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         tables: ``runs`` and ``curves`` of `empirical.train.tables`.
 
     Returns:
-        Run keys, status, steps, start_loss (validation, step 0), loss (validation, last step), gained =
-        start_loss - loss, bleu (NaN for a task without).
+        Run keys, status, steps, start_loss (validation, step 0), final_loss (last step), gained =
+        start_loss - final_loss, bleu (NaN for a task without).
 
     Raises:
         InputError: If a run has no validation loss of step 0.
@@ -41,11 +41,11 @@ def outcomes(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     diverged = runs["status"] == "diverged"
     translated = runs.groupby("task")["bleu"].transform("count") > 0
     runs = runs.assign(
-        loss=np.where(diverged, runs["start_loss"], runs["valid_loss"]),
+        final_loss=np.where(diverged, runs["start_loss"], runs["valid_loss"]),
         bleu=np.where(diverged & translated, 0.0, runs["bleu"]),
     )
-    runs["gained"] = runs["start_loss"] - runs["loss"]
-    return runs[[*RUN, "status", "steps", "start_loss", "loss", "gained", "bleu"]].sort_values(
+    runs["gained"] = runs["start_loss"] - runs["final_loss"]
+    return runs[[*RUN, "status", "steps", "start_loss", "final_loss", "gained", "bleu"]].sort_values(
         RUN, ignore_index=True
     )
 
@@ -57,11 +57,11 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
         runs: What `outcomes` returned.
 
     Returns:
-        Cell keys, loss, loss_low, loss_high (NaN for a single seed), bleu, seeds, diverged.
+        Cell keys, final_loss, final_loss_low, final_loss_high (NaN for a single seed), bleu, seeds, diverged.
     """
     rows = []
     for key, group in runs.groupby(CELL):
-        losses = group["loss"].to_numpy()
+        losses = group["final_loss"].to_numpy()
         mean, low, high = (
             contrast([losses])
             if len(losses) > 1 and np.isfinite(losses).all()
@@ -69,9 +69,9 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
         )
         rows.append({
             **dict(zip(CELL, key, strict=True)),
-            "loss": mean,
-            "loss_low": low,
-            "loss_high": high,
+            "final_loss": mean,
+            "final_loss_low": low,
+            "final_loss_high": high,
             "bleu": group["bleu"].mean(),
             "seeds": len(group),
             "diverged": int((group["status"] == "diverged").sum()),
@@ -97,7 +97,7 @@ class Pair(NamedTuple):
     @property
     def best(self) -> pd.DataFrame:
         """The runs of the warm-up whose mean final loss is lowest."""
-        return min(self.warmups.values(), key=lambda runs: float(runs["loss"].mean()))
+        return min(self.warmups.values(), key=lambda runs: float(runs["final_loss"].mean()))
 
 
 def pairs(runs: pd.DataFrame, task: str, placement: str) -> list[Pair]:

@@ -84,7 +84,7 @@ def best(candidates: list[Pair]) -> Pair:
     Returns:
         One of them.
     """
-    return min(candidates, key=lambda pair: float(pair.best["loss"].mean()))
+    return min(candidates, key=lambda pair: float(pair.best["final_loss"].mean()))
 
 
 def small_rate(runs: pd.DataFrame, task: str) -> pd.DataFrame:

@@ -34,7 +34,7 @@ def enough(runs: pd.DataFrame, what: str) -> pd.DataFrame:
         raise NotEnoughError(f"{what} was not run")
     if len(runs) < SEEDS:
         raise NotEnoughError(f"{what}: {len(runs)} of the {SEEDS} seeds that a cell needs")
-    if runs["loss"].isna().any():
+    if runs["final_loss"].isna().any():
         raise NotEnoughError(f"{what}: {runs['loss'].isna().sum()} of {len(runs)} losses are not numbers")
     return runs
 

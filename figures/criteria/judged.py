@@ -45,7 +45,7 @@ def against_warmup(pair: Pair, family: int = 1) -> Against:
         The comparison.
     """
     none, best, comparisons = pair.without, pair.best, len(pair.warmups) * family
-    difference = contrast([none["loss"], best["loss"]], [1, -1], comparisons)
+    difference = contrast([none["final_loss"], best["final_loss"]], [1, -1], comparisons)
     readable = none["bleu"].notna().all() and best["bleu"].notna().all() and best["bleu"].mean() >= READABLE
     measure = "bleu" if readable else "gained"
     below_half = contrast([none[measure], best[measure]], [1, -HALF], comparisons)
@@ -105,7 +105,10 @@ def pre_ln(runs: Runs, family: int = 1) -> PreLn:
         The judgement.
     """
     pre, post = runs.pre, runs.post
-    own, other = (contrast([pre.without["loss"], pair.best["loss"]], [1, -1], family) for pair in (pre, post))
+    own, other = (
+        contrast([pre.without["final_loss"], pair.best["final_loss"]], [1, -1], family)
+        for pair in (pre, post)
+    )
     excess = max(own.high / pre.best["gained"].mean(), other.high / post.best["gained"].mean())
     found = speed_at(runs.steps, family)
     less, effects = _dominates(runs, family)
@@ -123,8 +126,8 @@ def _dominates(runs: Runs, family: int) -> tuple[bool | None, str]:
     if runs.pre_radam.empty or runs.post_radam.empty:
         return None, ""
     crossed = [
-        contrast([runs.post_radam["loss"], runs.pre.without["loss"]], [1, -1], family),
-        contrast([runs.post.without["loss"], runs.pre_radam["loss"]], [1, -1], family),
+        contrast([runs.post_radam["final_loss"], runs.pre.without["final_loss"]], [1, -1], family),
+        contrast([runs.post.without["final_loss"], runs.pre_radam["final_loss"]], [1, -1], family),
     ]
     less = all(difference.low > 0 for difference in crossed)
     return less, f", effect of placement less that of optimiser {words(min(crossed))}"

@@ -67,7 +67,7 @@ def warmup_post(tables: Tables) -> Finding:
         + (" (fails)" if found.worse and found.fails else "")
         for found in each
     ) + ("" if sgd else ", SGD was not run")
-    means = [runs["loss"].mean() for pair in looked_at for runs in pair.warmups.values()]
+    means = [runs["final_loss"].mean() for pair in looked_at for runs in pair.warmups.values()]
     return Finding(
         verdict,
         f"final loss without warm-up less that with the best, Adam at lr {largest.pair.lr_max:g}; {listed}; "
@@ -203,7 +203,7 @@ def small_lr(tables: Tables) -> Finding:
     trains = not diverged and contrast([small["gained"], other["gained"]], [1, -HALF]).low > 0
     found = speed_at(steps[(steps["race"] == "small_lr") & (steps["task"] == "translation")])
     slower = found is not None and found[1] in ("exact", "at least") and found[0].low > 1
-    value = contrast([small["loss"], other["loss"]], [1, -1])
+    value = contrast([small["final_loss"], other["final_loss"]], [1, -1])
     return Finding(
         ("holds" if slower else "holds_loosely") if trains else "fails",
         f"final loss at a constant lr of {small['lr_max'].iloc[0]:g} less that at "

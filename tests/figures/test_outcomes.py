@@ -26,18 +26,18 @@ def test_a_diverged_run_is_worth_what_it_was_before_training() -> None:
     runs = outcomes(trained())
     gone = runs[runs["status"] == "diverged"]
     assert len(gone) == 1
-    assert gone["loss"].tolist() == gone["start_loss"].tolist() == pytest.approx([START], abs=0.2)
+    assert gone["final_loss"].tolist() == gone["start_loss"].tolist() == pytest.approx([START], abs=0.2)
     assert gone["bleu"].tolist() == [0.0]
     assert gone["gained"].tolist() == [0.0]
     whole = runs[runs["status"] == "finished"]
-    assert (whole["gained"] == whole["start_loss"] - whole["loss"]).all()
+    assert (whole["gained"] == whole["start_loss"] - whole["final_loss"]).all()
     assert whole[whole["task"] == "masked"]["bleu"].isna().all()
 
 
 def test_a_loss_that_is_no_number_stays_one_unless_it_diverged() -> None:
     tables = trained()
     tables["runs"].loc[0, "valid_loss"] = np.nan
-    assert outcomes(tables)["loss"].isna().sum() == 1
+    assert outcomes(tables)["final_loss"].isna().sum() == 1
 
 
 def test_a_run_without_its_loss_before_training_is_named() -> None:
@@ -54,11 +54,11 @@ def test_cells_count_what_diverged_and_give_no_interval_to_one_seed() -> None:
     table = cells(outcomes(trained()))
     sgd = where(table, optimizer="sgd", placement="post_ln", warmup=1).iloc[0]
     assert (sgd["diverged"], sgd["seeds"]) == (1, 3)
-    assert sgd["loss"] == pytest.approx((5.5 + 5.5 + START) / 3, abs=0.1)
+    assert sgd["final_loss"] == pytest.approx((5.5 + 5.5 + START) / 3, abs=0.1)
     assert table["diverged"].sum() == 1
     single = cells(outcomes(trained(seeds=1)))
-    assert single[["loss_low", "loss_high"]].isna().all(axis=None)
-    assert single["loss"].notna().all()
+    assert single[["final_loss_low", "final_loss_high"]].isna().all(axis=None)
+    assert single["final_loss"].notna().all()
 
 
 def test_the_grid_is_the_size_with_warm_up() -> None:

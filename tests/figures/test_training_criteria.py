@@ -240,7 +240,7 @@ def test_the_best_of_several_warm_ups_raises_no_false_alarm() -> None:
 
     def pair() -> Pair:
         cells = [
-            pd.DataFrame({"loss": values, "gained": 8 - values, "bleu": np.nan})
+            pd.DataFrame({"final_loss": values, "gained": 8 - values, "bleu": np.nan})
             for values in 2 + 0.1 * rng.standard_normal((17, 3))
         ]
         return Pair("adam", 0.001, cells[0], dict(zip(range(2, 18), cells[1:], strict=True)))
