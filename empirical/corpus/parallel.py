@@ -121,7 +121,7 @@ def _corpus(
     if shared:
         source = target = Vocabulary.bpe([*sides[0], *sides[1]], vocabulary)
     else:
-        source, target = (Vocabulary.bpe(side, vocabulary) for side in sides)
+        source, target = Vocabulary.bpe_each(sides, vocabulary)
     known = {pair[0] for pair in train}
     for split, lines in (("valid", valid), ("test", test)):
         if count := sum(pair[0] in known for pair in lines):

@@ -18,7 +18,7 @@ from empirical.corpus.vocabulary import Vocabulary
 from empirical.draws import seed_number
 from meanfield.errors import InputError
 
-# Folders of the standard library whose texts are of little use: tests, packages of others, bundled applications.
+# Folders of the standard library that are left out: tests, packages of others, bundled applications.
 TESTS = frozenset({"test", "tests", "idle_test"})
 LEFT_OUT = TESTS | {"site-packages", "dist-packages", "idlelib", "turtledemo", "lib2to3"}
 

@@ -78,19 +78,35 @@ class Vocabulary:
             >>> vocabulary.decode(vocabulary.encode("  größer\n"))
             '  größer\n'
         """
+        return cls.bpe_each([lines], size)[0]
+
+    @classmethod
+    def bpe_each(cls, texts: Iterable[Iterable[str]], size: int) -> list[Vocabulary]:
+        """Learn a vocabulary of each of several texts, all of one size.
+
+        Args:
+            texts: The lines of each text.
+            size: Number of tokens of each vocabulary.
+
+        Returns:
+            The vocabularies, as `bpe` learns them.
+
+        Raises:
+            InputError: If the size is below 261 or beyond what one of the texts allows, or the package
+                tokenizers is missing.
+        """
         smallest = cls.SPECIAL + ALPHABET
         if positive_integer("vocabulary", size) < smallest:
             raise InputError(
                 f"vocabulary={size} is too small: give at least {smallest}, "
                 "for single bytes and special tokens"
             )
-        vocabulary = cls(BytePairs.learn(lines, size - cls.SPECIAL))
-        if vocabulary.size < size:
+        found = [cls(BytePairs.learn(lines, size - cls.SPECIAL)) for lines in texts]
+        if (largest := min(vocabulary.size for vocabulary in found)) < size:
             raise InputError(
-                f"vocabulary={size} is larger than the text allows: give at most {vocabulary.size}, "
-                "or more text"
+                f"vocabulary={size} is larger than the text allows: give at most {largest}, or more text"
             )
-        return vocabulary
+        return found
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Turn text into token ids.

@@ -75,6 +75,16 @@ def test_vocabularies_are_learnt_from_the_training_pairs_alone(tmp_path: Path) -
     assert shared.source is shared.target
 
 
+def test_the_largest_vocabulary_is_that_of_both_sides(tmp_path: Path) -> None:
+    small = [(source, "a b a b") for source, _ in PAIRS]
+    for pairs, name in ((small, "right"), ([pair[::-1] for pair in small], "left")):
+        source, target, table = written(tmp_path, pairs, name)
+        with pytest.raises(InputError, match=r"give at most (\d+)") as error:
+            parallel_files(source, target, **SIZES | {"vocabulary": 300})
+        largest = int(str(error.value).split("at most ")[1].split(",")[0])
+        assert parallel_table(table, **SIZES | {"vocabulary": largest}).source.size == largest
+
+
 def test_what_was_done_to_the_data_is_noted(tmp_path: Path) -> None:
     source, target, _ = written(tmp_path, [*PAIRS[:250], ("", "a")])
     held = written(tmp_path, [*PAIRS[240:270], ("a", " ")], "held")
