@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from meanfield.first_update.algebra import Rows
 from meanfield.first_update.hidden import Hidden
 from meanfield.first_update.moves import (
     GAUSSIAN,
@@ -37,13 +38,13 @@ class Survey:
     Attributes:
         sides: What the recursion has passed by.
         moves: The first step of each tensor.
-        peaks: By layer, feed-forward op and role: E s^4 / (E s^2)^2, s the mean over tokens of what a
-            gradient is multiplied by at the activation.
+        peaks: By layer, feed-forward op and role, of what a gradient is multiplied by at the activation:
+            E s^4 / (E s^2)^2 of its mean over tokens, and of each token.
     """
 
     sides: Sides
     moves: dict[ParameterKey, Move] = field(default_factory=dict)
-    peaks: dict[tuple[int, str, str], float] = field(default_factory=dict)
+    peaks: dict[tuple[int, str, str], tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, sides: Sides, fed: tuple[Given, ...], loss: Loss) -> Survey:
@@ -190,11 +191,15 @@ class Survey:
             yield f"{op.name}.down", "bias", bias_move(of_down, op.down.d_out, down.after, layout)
         for role, slopes in hidden.slopes.items():
             part, name = step.inner[role], f"{op.name}.{role}"
-            linear, mean = part.op, slopes.mean(axis=1)
+            linear = part.op
             assert isinstance(linear, Linear)
-            self.peaks[layer, prefix + op.name, role] = float((mean**4).mean() / (mean**2).mean() ** 2)
+            self.peaks[layer, prefix + op.name, role] = _peak(slopes.mean(axis=1)), _peak(slopes)
             gradient = self.sides.behind[layer, prefix + name]
             weight, bias = before_activation(linear, hidden, role, gradient, part, layout)
             yield name, "weight", weight
             if linear.bias is not None:
                 yield name, "bias", bias
+
+
+def _peak(x: Rows) -> float:
+    return float((x**4).mean() / (x**2).mean() ** 2)

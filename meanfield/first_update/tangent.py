@@ -260,7 +260,7 @@ class Flow:
         return tangent if norm is None else self._step(norm, tangent, layout)
 
     def _feed_forward(self, op: FeedForward, step: Step, tangent: Tangent, layout: Layout) -> Tangent:
-        """K_ij -> K_ij E s_i s_j, F alike; K G K meets the same slopes twice more, on average over tokens."""
+        """K_ij -> K_ij E s_i s_j, F alike; K G K meets the same slopes twice more."""
         inner = step.inner
         if not np.any(self._behind(f"{op.name}.down")):
             zero = np.zeros_like(step.after)
@@ -272,9 +272,11 @@ class Flow:
         for role, slope in _slopes(op, step, layout).items():
             after = self._linear(f"{op.name}.{role}", inner[role], tangent, layout)
             along = slope * after.aligned
-            peak = self.survey.peaks[self.layer, self.prefix + op.name, role]
-            whole = slope * (after.fresh + peak * _aligned(after, op.up.d_out, layout))
-            rest = whole - multiply(layout, along, gradient, along) / op.up.d_out
+            common, own = self.survey.peaks[self.layer, self.prefix + op.name, role]
+            whole = slope * (after.fresh + common * _aligned(after, op.up.d_out, layout))
+            # a token meets its own slope four times
+            alone = layout.raise_own(along**2 * gradient, 2.0) - along**2 * gradient
+            rest = whole + ((own - common) * alone - multiply(layout, along, gradient, along)) / op.up.d_out
             aligned, fresh = aligned + along, fresh + rest
         tangent = Tangent(aligned, fresh, gradient)
         if "inner" in inner:

@@ -280,7 +280,10 @@ def _relative(move: Move, which: str) -> float:
         float(np.mean(np.diagonal(kernel) if kernel.ndim == 2 else kernel[0]))
         for kernel in (getattr(move.change, which), move.change.before)
     )
-    return math.sqrt(max(change, 0.0) / before)  # an average of draws may end below 0 by rounding
+    change = max(change, 0.0)  # an average of draws may end below 0 by rounding
+    if not before:  # behind a gain of 0
+        return math.inf if change else 0.0
+    return math.sqrt(change / before)
 
 
 def _nothing() -> pd.DataFrame:
