@@ -8,6 +8,8 @@ import pytest
 from empirical.corpus import Parallel, generated, parallel_files, parallel_table
 from meanfield.errors import InputError
 
+pytest.importorskip("tokenizers")
+
 GENERATED = generated(train=298, valid=1, test=1)
 PAIRS = [
     (GENERATED.source.decode(pair.source), GENERATED.target.decode(pair.target))

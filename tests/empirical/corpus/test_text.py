@@ -11,6 +11,8 @@ from empirical.corpus import Text, plain_text, python_text
 from empirical.corpus.text import _docstrings
 from meanfield.errors import InputError
 
+pytest.importorskip("tokenizers")
+
 DOCUMENTS = [f"document {k} is about the number {k}\nand about {k + 1}" for k in range(40)]
 
 

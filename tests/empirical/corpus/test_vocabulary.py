@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from empirical.corpus import Vocabulary, generated
 from meanfield.errors import InputError
 
+pytest.importorskip("tokenizers")
+
 LINES = ["the low tower", "the lower towers", "a low flower", "the flowers of the tower"]
 LEAST = 261  # five special tokens and 256 bytes
 PIECES = Vocabulary.bpe(LINES, LEAST + 8)
