@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from empirical.corpus import generated
-from empirical.corpus.language import Language
+from empirical.corpus.grammar import Language
 from tests.empirical.corpus.translator import Translator
 
 pytest.importorskip("tokenizers")

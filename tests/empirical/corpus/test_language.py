@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from empirical.corpus import generated
-from empirical.corpus.language import Language
+from empirical.corpus.grammar import Language
 from empirical.corpus.lexicon import Zipf
 from meanfield.errors import InputError
 from tests.empirical.corpus.translator import Translator

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from empirical.corpus.language import Language
+from empirical.corpus.grammar import Language
 
 
 @dataclass
