@@ -30,18 +30,16 @@ def _inverse_sqrt(lr_max: float, warmup: int, hold: int) -> Schedule:
 
 
 def _translations(
-    base: Run,
-    *,
-    rates: tuple[float, ...],
-    warmups: tuple[int, ...],
-    sgd: float,
-    small: float,
+    base: Run, *, rates: tuple[float, ...], warmups: tuple[int, int, int], sgd: float, small: float
 ) -> list[Run]:
     """List the paper's comparisons on one base.
 
+    Both placements have Adam without and with the longest warm-up at every rate, RAdam without warm-up at the
+    largest, and SGD. Post-LN alone has the middle warm-up, which is there to show how much its length matters.
+
     Args:
         base: Task, data, sizes.
-        rates: Values of lr_max for Adam; RAdam has the last.
+        rates: Values of lr_max for Adam, ascending.
         warmups: Values of T_warmup, none first, ascending.
         sgd: Learning rate of SGD.
         small: The fixed learning rate of Post-LN.
@@ -49,18 +47,16 @@ def _translations(
     Returns:
         The configurations.
     """
-    hold, none, longest = warmups[-1], warmups[0], warmups[-1]
+    none, _, longest = warmups
     runs = []
     for placement in PLACEMENTS:
-        model = replace(base.model, placement=placement)
-        of = replace(base, model=model)
-        runs += [
-            replace(of, schedule=_inverse_sqrt(lr, warmup, hold)) for lr, warmup in product(rates, warmups)
-        ]
-        radam = replace(of, optimizer=Optimizer(name="radam"))
-        runs += [replace(radam, schedule=_inverse_sqrt(rates[-1], none, hold))]
-        plain = replace(of, optimizer=Optimizer(name="sgd"))
-        runs += [replace(plain, schedule=_inverse_sqrt(sgd, warmup, hold)) for warmup in (none, longest)]
+        of = replace(base, model=replace(base.model, placement=placement))
+        lengths = warmups if placement == "post_ln" else (none, longest)
+        for lr, warmup in product(rates, lengths):
+            runs.append(replace(of, schedule=_inverse_sqrt(lr, warmup, longest)))
+        radam, plain = (replace(of, optimizer=Optimizer(name=name)) for name in ("radam", "sgd"))
+        runs.append(replace(radam, schedule=_inverse_sqrt(rates[-1], none, longest)))
+        runs += [replace(plain, schedule=_inverse_sqrt(sgd, warmup, longest)) for warmup in (none, longest)]
     return [*runs, _fixed(base, small)]
 
 
@@ -70,16 +66,16 @@ def _fixed(base: Run, rate: float) -> Run:
     return replace(base, model=post_ln, schedule=Schedule(kind="constant", lr_max=rate))
 
 
-def _masked(base: Run, *, rate: float, warmups: tuple[int, ...]) -> list[Run]:
-    """BERT's recipe: linear warm-up, then linear decay."""
+def _masked(base: Run, *, rate: float, warmup: int) -> list[Run]:
+    """BERT's recipe, with and without its linear warm-up, before linear decay."""
     return [
         replace(
             base,
             model=replace(base.model, placement=placement),
-            schedule=Schedule(kind="linear", lr_max=rate, warmup=warmup),
+            schedule=Schedule(kind="linear", lr_max=rate, warmup=length),
         )
         for placement in PLACEMENTS
-        for warmup in warmups
+        for length in (1, warmup)
     ]
 
 
@@ -89,13 +85,13 @@ _TRANSLATION = Run(
     corpus=Generated(valid=300, test=60, nouns=200, verbs=100, adjectives=100),
     model=_SMALL,
     optimizer=ADAM,
-    schedule=_inverse_sqrt(1e-3, 1, 128),
-    steps=320,
-    tokens=256,
+    schedule=_inverse_sqrt(1e-3, 1, 144),
+    steps=384,
+    tokens=288,
     label_smoothing=0.1,
     evaluations=8,
     translations=3,
-    profile=(0, 128, 320),
+    profile=(0, 144, 384),
     minibatches=4,
 )
 _BERT = options(
@@ -145,8 +141,8 @@ PRESETS: dict[str, tuple[Run, ...]] = {
         [replace(_CI, model=replace(_CI.model, placement=placement)) for placement in PLACEMENTS], seeds=1
     ),
     "warmup": _seeds([
-        *_translations(_TRANSLATION, rates=(5e-4, 1e-3, 2e-3), warmups=(1, 16, 128), sgd=0.3, small=1e-4),
-        *_masked(_MASKED, rate=2e-3, warmups=(1, 48)),
+        *_translations(_TRANSLATION, rates=(5e-4, 1e-3, 2e-3), warmups=(1, 18, 144), sgd=0.6, small=1e-4),
+        *_masked(_MASKED, rate=2e-3, warmup=48),
     ]),
     "gpu": _seeds([
         *(
