@@ -150,7 +150,7 @@ def _words(row: Mapping[Any, Any]) -> str:
     ends = number(row["final_loss_low"]), number(row["final_loss_high"])
     interval = "" if np.isnan(row["final_loss_low"]) else f"\n[{ends[0]}, {ends[1]}]"
     diverged = f"\n{row['diverged']} of {row['seeds']} diverged" if row["diverged"] else ""
-    return f"{number(row['loss'])}{interval}{diverged}"
+    return f"{number(row['final_loss'])}{interval}{diverged}"
 
 
 def length_words(warmup: int) -> str:

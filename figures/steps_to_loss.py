@@ -132,7 +132,8 @@ def speed(first: pd.DataFrame, second: pd.DataFrame, comparisons: int = 1) -> tu
     """Steps that one side of a race needs to a level, over those of the other.
 
     A run that never comes down to the level stands in with its last step, which it needs more than: the
-    ratio is then at least what is given (a run of the first side) or at most (of the second).
+    ratio is then at least what is given (a run of the first side) or at most (of the second), and the
+    interval is that of the stand-ins.
 
     Args:
         first: Rows of ``steps`` of one level, those of side ``first``.
@@ -153,7 +154,8 @@ def measure(trained: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Compare steps to equal validation losses.
 
     A level is the loss at which a share of the gain is won, where the gain is the smaller of the mean gains
-    of both sides, so that both come down to it in the mean. Nothing is extrapolated.
+    of both sides, so that both come down to it in the mean. A level that some run is at before training is
+    left out. Nothing is extrapolated.
 
     Args:
         trained: ``runs`` and ``curves`` of `empirical.train.tables`.
@@ -169,21 +171,19 @@ def measure(trained: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     steps, ratios = [], []
     for race in races(runs):
         sides = {"first": race.first, "second": race.second}
-        start = pd.concat(sides.values())["start_loss"].mean()
+        starts = pd.concat(sides.values())["start_loss"]
         gain = min(side["gained"].mean() for side in sides.values())
-        if not gain > 0 or min(map(len, sides.values())) < 2:
+        if min(map(len, sides.values())) < 2:
             continue
-        for share in SHARES:
-            level = start - share * gain
-            reached = {side: _reached(rows, curves, level) for side, rows in sides.items()}
-            names = {
-                "race": race.name,
-                "race_lr_max": race.first["lr_max"].iloc[0],
-                "share": share,
-                "level": level,
-            }
-            steps += [rows.assign(side=side, **names) for side, rows in reached.items()]
-            ratios.append(_ratio_row(race, reached["first"], reached["second"]) | names)
+        levels = {share: starts.mean() - share * gain for share in SHARES}
+        # A level that some run is at before training is none to come down to.
+        levels = {share: level for share, level in levels.items() if level < starts.min()}
+        names = {"race": race.name, "race_lr_max": race.first["lr_max"].iloc[0]}
+        reached = {side: _reached(rows, curves, levels) for side, rows in sides.items()}
+        steps += [rows.assign(side=side, **names) for side, rows in reached.items()]
+        for share, level in levels.items():
+            first, second = (rows[rows["share"] == share] for rows in reached.values())
+            ratios.append(_ratio_row(race, first, second) | names | {"share": share, "level": level})
     if not ratios:
         return {}
     return {"runs": runs, "steps": pd.concat(steps, ignore_index=True), "ratios": pd.DataFrame(ratios)}
@@ -270,10 +270,18 @@ def _ratio_panel(ax: Axes, rows: pd.DataFrame) -> None:
             points(ax, line["level"], line["ratio_low"], line["ratio"], line["ratio_high"], which, label)
 
 
-def _reached(runs: pd.DataFrame, curves: DataFrameGroupBy[Any, Any], level: float) -> pd.DataFrame:
+def _reached(
+    runs: pd.DataFrame, curves: DataFrameGroupBy[Any, Any], levels: Mapping[float, float]
+) -> pd.DataFrame:
+    """Steps of every run to every level, level by level."""
     rows = runs[[*RUN, "steps"]].rename(columns={"steps": "last_step"})
     lines = [curves.get_group(key) for key in rows[RUN].itertuples(index=False, name=None)]
-    return rows.assign(reached=[crossing(line["step"], line["valid_loss"], level) for line in lines])
+    arrays = [(line["step"].to_numpy(), line["valid_loss"].to_numpy()) for line in lines]
+    return rows.iloc[np.tile(np.arange(len(rows)), len(levels))].assign(
+        share=np.repeat(list(levels), len(rows)),
+        level=np.repeat(list(levels.values()), len(rows)),
+        reached=[crossing(*line, level) for level in levels.values() for line in arrays],
+    )
 
 
 def _ratio_row(race: Race, first: pd.DataFrame, second: pd.DataFrame) -> dict[str, Any]:

@@ -35,7 +35,9 @@ def enough(runs: pd.DataFrame, what: str) -> pd.DataFrame:
     if len(runs) < SEEDS:
         raise NotEnoughError(f"{what}: {len(runs)} of the {SEEDS} seeds that a cell needs")
     if runs["final_loss"].isna().any():
-        raise NotEnoughError(f"{what}: {runs['loss'].isna().sum()} of {len(runs)} losses are not numbers")
+        raise NotEnoughError(
+            f"{what}: {runs['final_loss'].isna().sum()} of {len(runs)} losses are not numbers"
+        )
     return runs
 
 

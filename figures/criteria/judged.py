@@ -141,7 +141,7 @@ def speed_at(steps: pd.DataFrame, family: int = 1) -> tuple[Estimate, str] | Non
         family: As for `pre_ln`.
 
     Returns:
-        As `figures.steps_to_loss.speed`; None where a side gains nothing, so that there is no level.
+        As `figures.steps_to_loss.speed`; None where a side gains too little for a level to come down to.
     """
     steps = steps[steps["share"] == DECISIVE]
     if steps.empty:
@@ -175,6 +175,6 @@ def speed_words(found: tuple[Estimate, str] | None) -> str:
         The text.
     """
     if found is None:
-        return "(none: one side learns nothing)"
+        return "(none: one side learns next to nothing)"
     bound = "" if found[1] == "exact" else f"{found[1]} "
     return f"{bound}{words(found[0])} times those"

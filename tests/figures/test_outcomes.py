@@ -131,5 +131,6 @@ def test_two_that_never_get_there_have_no_ratio_to_speak_of() -> None:
     assert steps_to_loss.speed(whole, rows)[1] == "at most"
 
 
-def test_what_learns_nothing_is_not_compared() -> None:
-    assert steps_to_loss.measure(trained(lambda key: Course(START + 1.0))) == {}
+@pytest.mark.parametrize("final", [START + 1.0, START - 0.01])
+def test_what_learns_next_to_nothing_is_not_compared(final: float) -> None:
+    assert steps_to_loss.measure(trained(lambda key: Course(final), noise=0.1)) == {}

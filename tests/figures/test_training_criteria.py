@@ -120,10 +120,10 @@ def test_shuffled_outcomes_show_nothing(claim: str) -> None:
 def test_what_decides_is_said() -> None:
     found = verdict("warmup.post", trained(only_the_large_rate_fails))
     assert "adam 0.004: 4.47 (fails)" in found.statistic
-    assert "adam 0.001: -0.04, " in found.statistic
+    assert "adam 0.001: -0.03, " in found.statistic
     assert found.value == pytest.approx(4.5, abs=0.1)
     found = verdict("warmup.pre", trained(pre_is_good_at_the_large_rate_alone))
-    assert "lr 0.001 (not shown): 1.97" in found.statistic
+    assert "lr 0.001 (not shown): 1.96" in found.statistic
     assert "lr 0.004: -0." in found.statistic
     found = verdict("small_lr", trained())
     assert "it gains 89% of that, 0 of 3 diverge" in found.statistic
@@ -235,7 +235,7 @@ def test_without_training_the_command_is_named(claim: str) -> None:
 @pytest.mark.statistical
 def test_the_best_of_several_warm_ups_raises_no_false_alarm() -> None:
     # All cells alike: without warm-up is "worse" than the best of 16 in at most 2.5 %, whose standard error
-    # over 1000 experiments is 0.5 %. The control, an interval for one comparison, says so in 10 %.
+    # over 400 experiments is 0.8 %. The control, an interval for one comparison, says so in 10 %.
     rng = np.random.default_rng(5)
 
     def pair() -> Pair:
@@ -245,7 +245,7 @@ def test_the_best_of_several_warm_ups_raises_no_false_alarm() -> None:
         ]
         return Pair("adam", 0.001, cells[0], dict(zip(range(2, 18), cells[1:], strict=True)))
 
-    found = [against_warmup(pair()) for _ in range(1000)]
-    assert np.mean([f.worse for f in found]) < 0.025 + 4 * 0.005
+    found = [against_warmup(pair()) for _ in range(400)]
+    assert np.mean([f.worse for f in found]) < 0.025 + 4 * 0.008
     alone = [against_warmup(Pair("adam", 0.001, f.pair.without, {1: f.pair.best})).worse for f in found]
-    assert np.mean(alone) > 0.025 + 4 * 0.005
+    assert np.mean(alone) > 0.025 + 4 * 0.008

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from figures.outcomes import CELL, RUN
+from figures.outcomes import CELL
 
 START, FLOOR = 8.0, 1.0
 STEPS, EVERY = 2000, 100
@@ -70,9 +70,9 @@ def grid(seeds: int = 3) -> Iterator[dict[str, Any]]:
 def trained(
     course: Callable[[Mapping[str, Any]], Course] = paper, seeds: int = 3, noise: float = 0.02
 ) -> dict[str, pd.DataFrame]:
-    """Tables of all runs of `grid`, each going as ``course`` says, with noise from seed to seed."""
+    """Tables of all runs of `grid`, each going as ``course`` says, with noise by seed; no gradients."""
     rng = np.random.default_rng(0)
-    curves, runs, gradients = [], [], []
+    curves, runs = [], []
     for key in grid(seeds):
         how, start = course(key), START + noise * rng.standard_normal()
         final = how.final + noise * rng.standard_normal()
@@ -87,17 +87,21 @@ def trained(
             else np.full(len(step), np.nan)
         )
         curves.append(
-            pd.DataFrame({"step": step, "train_loss": loss, "valid_loss": loss, "bleu": bleu}).assign(**key)
+            pd.DataFrame(key | {"step": step, "train_loss": loss, "valid_loss": loss, "bleu": bleu})
         )
         last = {"status": "diverged", "valid_loss": np.nan, "bleu": np.nan} if how.diverges else {}
         whole = {"status": "finished", "valid_loss": loss[-1], "bleu": bleu[-1], "steps": int(step[-1])}
         runs.append(key | whole | {"seconds": 60.0, "tokens": 1000} | last)
-        gradients += list(_gradients(key, rng, noise))
     return {
-        "curves": pd.concat(curves)[[*RUN, "step", "train_loss", "valid_loss", "bleu"]],
+        "curves": pd.concat(curves, ignore_index=True),
         "runs": pd.DataFrame(runs),
-        "gradients": pd.DataFrame(gradients),
     }
+
+
+def gradients(seeds: int = 3, noise: float = 0.02) -> pd.DataFrame:
+    """Gradients of the same runs, with growth by layer for Post-LN before training."""
+    rng = np.random.default_rng(1)
+    return pd.DataFrame([row for key in grid(seeds) for row in _gradients(key, rng, noise)])
 
 
 def _gradients(key: Mapping[str, Any], rng: np.random.Generator, noise: float) -> Iterator[dict[str, Any]]:
