@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +41,7 @@ from meanfield.moments.loss import Loss
 from meanfield.moments.state import Exchangeable, Gram
 from meanfield.predict.engine import limit
 
+PAGE = Path(__file__).parents[2] / "docs" / "first_update.md"
 SMALL: dict[str, Any] = {"width": 16, "depth": 2, "heads": 4, "vocab": 11}
 OTHERS = {
     "gated": mf.pre_ln(**SMALL, tied=True, activation="swiglu", kv_heads=2, qk_norm="head", norm="rmsnorm"),
@@ -394,3 +398,12 @@ def test_nothing_moves_where_nothing_is_learnt() -> None:
     inside = df[df.module.str.startswith("ffn")]
     assert (inside.moved == 0).all()
     assert (inside.output_change == 0).all()
+
+
+def test_the_page_shows_what_is_computed() -> None:
+    blocks = re.findall(r"^```pycon\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 1
+    examples = doctest.DocTestParser().get_doctest(blocks[0], {}, PAGE.name, str(PAGE), 0)
+    report: list[str] = []
+    doctest.DocTestRunner().run(examples, out=report.append)
+    assert not report, "".join(report)
