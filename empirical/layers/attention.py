@@ -97,6 +97,8 @@ class Attention(nn.Module):
     def per_head(self, kv: Tensor) -> Tensor:
         """Split keys or values into heads, each shared by heads / kv_heads query heads."""
         kv = _split(kv, self.kv_heads)  # (batch, kv_heads, source tokens, head size)
+        if self.heads == self.kv_heads:
+            return kv
         return kv.repeat_interleave(
             self.heads // self.kv_heads, dim=1
         )  # (batch, heads, source tokens, head size)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from empirical.device import torch_device
-from empirical.host import fast
+from empirical.host import fast_products, kept_memory
+from empirical.probe import one_thread
 from empirical.ranks import joined
 from empirical.train.folder import Result, finished, held
 from empirical.train.run import Run
 from empirical.train.training import Training
 
 EVERY = 60.0  # seconds between checkpoints
+WIDE = 256  # width from which oneDNN multiplies faster than torch's own library
 
 
 def train(
@@ -53,9 +55,15 @@ def train(
         if done is not None:
             report(run.steps)
             return done
-        # Sums that are split over threads would depend on their number.
-        with fast("float32", where.type) if where.type == "cpu" else nullcontext():
+        with _host(run.model.width) if where.type == "cpu" else nullcontext():
             return Training(run, folder, where, ranks, every, report).through()
+
+
+@contextmanager
+def _host(width: int) -> Iterator[None]:
+    """Train on one thread, for sums that are split over threads depend on their number; in kept memory."""
+    with one_thread(), kept_memory(), fast_products("float32") if width >= WIDE else nullcontext():
+        yield
 
 
 def _silent(steps: int) -> None:

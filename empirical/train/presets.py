@@ -34,8 +34,8 @@ def _translations(
 ) -> list[Run]:
     """List the paper's comparisons on one base.
 
-    Both placements have Adam without and with the longest warm-up at every rate, RAdam without warm-up at the
-    largest, and SGD. Post-LN alone has the middle warm-up, which is there to show how much its length matters.
+    Both placements have Adam without and with the longest warm-up at every rate, RAdam without warm-up at
+    the largest, and SGD. Post-LN alone has the middle warm-up: it shows how much its length matters.
 
     Args:
         base: Task, data, sizes.
@@ -85,13 +85,13 @@ _TRANSLATION = Run(
     corpus=Generated(valid=300, test=60, nouns=200, verbs=100, adjectives=100),
     model=_SMALL,
     optimizer=ADAM,
-    schedule=_inverse_sqrt(1e-3, 1, 144),
-    steps=384,
+    schedule=_inverse_sqrt(1e-3, 1, 160),
+    steps=480,
     tokens=288,
     label_smoothing=0.1,
     evaluations=8,
     translations=3,
-    profile=(0, 144, 384),
+    profile=(0, 160, 480),
     minibatches=4,
 )
 _BERT = options(
@@ -103,7 +103,7 @@ _MASKED = Run(
     model=Model(placement="pre_ln", width=64, depth=12, options=_BERT),
     optimizer=Optimizer(name="adam", betas=(0.9, 0.98), weight_decay=0.01),
     schedule=Schedule(kind="linear", lr_max=1e-3),
-    steps=320,
+    steps=400,
     tokens=512,
     length=32,
     evaluations=8,
@@ -141,8 +141,8 @@ PRESETS: dict[str, tuple[Run, ...]] = {
         [replace(_CI, model=replace(_CI.model, placement=placement)) for placement in PLACEMENTS], seeds=1
     ),
     "warmup": _seeds([
-        *_translations(_TRANSLATION, rates=(5e-4, 1e-3, 2e-3), warmups=(1, 18, 144), sgd=0.6, small=1e-4),
-        *_masked(_MASKED, rate=2e-3, warmup=48),
+        *_translations(_TRANSLATION, rates=(5e-4, 1e-3, 2e-3), warmups=(1, 20, 160), sgd=0.6, small=1e-4),
+        *_masked(_MASKED, rate=2e-3, warmup=50),
     ]),
     "gpu": _seeds([
         *(
