@@ -407,3 +407,17 @@ def test_the_page_shows_what_is_computed() -> None:
     report: list[str] = []
     doctest.DocTestRunner().run(examples, out=report.append)
     assert not report, "".join(report)
+
+
+def test_padding_is_not_there() -> None:
+    """Padded tokens change nothing: every number but draws of units, 5 %, is that of shorter sequences."""
+    arch = mf.encoder_decoder(**SMALL, attention="uniform")
+    ids = np.random.default_rng(0).integers(11, size=(2, 4))
+    short = updated(arch, ids=(ids, ids))
+    longer, real = np.pad(ids, ((0, 0), (0, 2))), np.pad(np.ones((2, 4), dtype=bool), ((0, 0), (0, 2)))
+    padded = updated(arch, tokens=6, ids=(longer, longer), padding=(real, real))
+    for column in ("grad_norm", "grad_abs", "moved", "first_order_change"):
+        assert np.allclose(short.df[column], padded.df[column], rtol=0.05), column
+    exact = ~short.df.module.str.contains("ffn|head")
+    assert np.allclose(short.df.grad_abs[exact], padded.df.grad_abs[exact], rtol=1e-9)
+    assert padded.output_change == pytest.approx(short.output_change, rel=0.05)
