@@ -148,6 +148,8 @@ def main(arguments: list[str] | None = None) -> int:
             elif options.only:
                 raise InputError(f"figure {name!r} has nothing to show: these runs lack what it compares")
             else:
+                for left in out.glob(f"{name}.*"):  # of other runs: no verdict may rest on them
+                    left.unlink()
                 console.print(f"{name}: nothing to show, these runs lack what it compares", highlight=False)
             progress.advance(task, DRAWING)
         progress.update(task, description="verdicts")

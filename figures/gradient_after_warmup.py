@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from figures.contrasts import geometric_mean
 from figures.outcomes import CELL, outcomes, pairs
 from figures.paper_model import MATRICES, STACKS
-from figures.steps_to_loss import best
 from figures.style import PAGE, PLACEMENT_TITLES, canvas, plain_log, points
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ DRAWN = MOMENTS[:2]
 def measure(trained: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Take the gradients of Adam's runs with the learning rate and warm-up that serve Post-LN best.
 
+    Only what was run in both placements is looked at, unless nothing was. Gradients that are not positive
+    numbers, those of a run that has broken down, are left out.
+
     Args:
         trained: ``runs``, ``curves`` and ``gradients`` of `empirical.train.tables`.
 
@@ -36,32 +39,42 @@ def measure(trained: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         its 95 % interval (Student, on logarithms), minibatches, seeds. Empty where nothing was recorded.
     """
     runs = outcomes(trained)
-    warmed = [pair for pair in pairs(runs, "translation", "post_ln") if pair.optimizer == "adam"]
-    if not warmed:
+    post, pre = (_warmed(runs, placement) for placement in PLACEMENT_TITLES)
+    if not post:
         return {}
-    chosen = best(warmed).best.iloc[0]
+    shared = {key: cell for key, cell in post.items() if key in pre} or post
+    chosen = min(shared.values(), key=lambda cell: float(cell["final_loss"].mean())).iloc[0]
     table = trained["gradients"]
     for key in ("task", "optimizer", "schedule", "lr_max", "warmup", "width", "depth"):
         table = table[table[key] == chosen[key]]
     wanted = [f"{stack}.{module}" for stack in STACKS for module in MATRICES]
     table = table[table["module"].isin(wanted) & (table["parameter"] == "weight")]
+    table = table[(table["norm_of_mean"] > 0) & np.isfinite(table["norm_of_mean"])]
     after = table[table["step"] >= chosen["warmup"]]
-    if after.empty or table["seed"].nunique() < 2:
+    if after.empty:
         return {}
     steps = dict(zip(MOMENTS, (0, after["step"].min(), after["step"].max()), strict=True))
     rows = []
     for moment, step in steps.items():
         for _, group in table[table["step"] == step].groupby(["placement", "module", "layer"]):
-            low_to_high = geometric_mean(group["norm_of_mean"])
+            if len(group) < 2:
+                continue
+            norm = geometric_mean(group["norm_of_mean"])
             rows.append({
                 **group.iloc[0][[*CELL, "layer", "module", "step", "minibatches"]],
                 "moment": moment,
-                "norm_of_mean": low_to_high.value,
-                "norm_of_mean_low": low_to_high.low,
-                "norm_of_mean_high": low_to_high.high,
+                "norm_of_mean": norm.value,
+                "norm_of_mean_low": norm.low,
+                "norm_of_mean_high": norm.high,
                 "seeds": len(group),
             })
-    return {"layers": pd.DataFrame(rows)}
+    return {"layers": pd.DataFrame(rows)} if rows else {}
+
+
+def _warmed(runs: pd.DataFrame, placement: str) -> dict[tuple[float, int], pd.DataFrame]:
+    """Cells of Adam with warm-up by learning rate and length."""
+    found = [pair for pair in pairs(runs, "translation", placement) if pair.optimizer == "adam"]
+    return {(pair.lr_max, length): cell for pair in found for length, cell in pair.warmups.items()}
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:

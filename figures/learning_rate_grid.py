@@ -74,7 +74,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 ax.set_ylabel("warm-up")
     for ax in axes[len(grids) - 1]:
         ax.set_xlabel(r"$\mathrm{lr}_\mathrm{max}$")
-    figure.colorbar(scale, ax=axes[: len(grids)], label="final validation loss (nats per token)", aspect=30)
+    figure.colorbar(scale, ax=axes[: len(grids)], label="final loss (nats per token)", aspect=30)
     below = axes[len(grids) :].ravel()
     for ax, (title, size, rows) in zip(below, sweeps, strict=False):
         _sweep(ax, rows, size)
@@ -84,7 +84,8 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
         ax.set_axis_off()
     for ax in axes[len(grids) :, 0]:
         ax.set_ylabel("final validation loss")
-    below[0].legend()
+    if sweeps:
+        below[0].legend()
     first = of_grid(decaying).iloc[0]
     figure.suptitle(
         f"$d={first['width']}$, encoder and decoder of $L={first['depth']}$ layers; means and 95 % intervals "
@@ -102,6 +103,7 @@ def _sweeps(table: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
     sweeps = [
         (f"Adam, warm-up: {length_words(length)}", "lr_max", grid[grid["warmup"] == length])
         for length in (NO_WARMUP, longest)
+        if grid["lr_max"].nunique() > 1
     ]
     alone = adam[(adam["warmup"] == NO_WARMUP) & (adam["width"] == grid["width"].iloc[0])]
     by_rate = alone.groupby("lr_max")["depth"].nunique()

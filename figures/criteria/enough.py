@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
 from figures.criteria.finding import sample
@@ -18,7 +19,7 @@ class NotEnoughError(Exception):
 
 
 def enough(runs: pd.DataFrame, what: str) -> pd.DataFrame:
-    """Check that a cell has three seeds and that every run has a loss.
+    """Check that a cell has three seeds and that every run has a finite loss.
 
     Args:
         runs: The runs of the cell.
@@ -34,10 +35,9 @@ def enough(runs: pd.DataFrame, what: str) -> pd.DataFrame:
         raise NotEnoughError(f"{what} was not run")
     if len(runs) < SEEDS:
         raise NotEnoughError(f"{what}: {len(runs)} of the {SEEDS} seeds that a cell needs")
-    if runs["final_loss"].isna().any():
-        raise NotEnoughError(
-            f"{what}: {runs['final_loss'].isna().sum()} of {len(runs)} losses are not numbers"
-        )
+    bad = int((~np.isfinite(runs["final_loss"])).sum())
+    if bad:
+        raise NotEnoughError(f"{what}: {bad} of {len(runs)} losses are not finite numbers")
     return runs
 
 

@@ -11,6 +11,7 @@ What is *gained* is the validation loss before training less that after it, in n
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from figures.contrasts import contrast
@@ -86,7 +87,7 @@ def _against_pre_ln(runs: pd.DataFrame) -> str:
     failing, looked_at = [], 0
     for _, group in alone.groupby(["lr_max", "depth"]):
         post, pre = (group[group["placement"] == name]["gained"] for name in ("post_ln", "pre_ln"))
-        if min(len(post), len(pre)) >= SEEDS:
+        if min(len(post), len(pre)) >= SEEDS and np.isfinite([*post, *pre]).all():
             looked_at += 1
             if contrast([post, pre], [1, -HALF]).high < 0:
                 failing.append("lr {lr_max:g} at L = {depth}".format(**group.iloc[0]))

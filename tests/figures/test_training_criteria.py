@@ -212,14 +212,16 @@ def test_radam_decides_at_the_learning_rates_where_it_was_run() -> None:
     assert verdict("warmup.pre", without).verdict == "fails"
 
 
-@pytest.mark.parametrize("claim", FIGURES)
-def test_a_loss_that_is_no_number_is_not_a_finding(claim: str) -> None:
+@pytest.mark.parametrize(
+    ("claim", "value"), [*((claim, np.nan) for claim in FIGURES), ("warmup.post", np.inf)]
+)
+def test_a_loss_that_is_no_number_is_not_a_finding(claim: str, value: float) -> None:
     tables = trained()
     runs = tables["runs"]
-    tables["runs"] = runs.assign(valid_loss=runs["valid_loss"].where(runs["seed"] != 1))
+    tables["runs"] = runs.assign(valid_loss=runs["valid_loss"].where(runs["seed"] != 1, value))
     found = verdict(claim, tables)
     assert found.verdict == "not_measured"
-    assert "1 of 3 losses are not numbers" in found.statistic
+    assert "1 of 3 losses are not finite numbers" in found.statistic
 
 
 @pytest.mark.parametrize("claim", FIGURES)

@@ -20,7 +20,7 @@ from scipy import stats
 
 import empirical.train.grid
 import empirical.train.presets
-from figures import first_update, gradient_after_warmup, training_curves
+from figures import first_update, gradient_after_warmup, learning_rate_grid, training_curves
 from figures.__main__ import FIGURES, PROG, TRAINED, main, read
 from figures.presets import PRESETS, TRAINING
 from figures.style import style
@@ -171,6 +171,7 @@ def test_without_predictions_that_figure_is_left_out_by_name(
     monkeypatch.delitem(trainer.made, "predictions")
     for name in ("training_curves", "learning_rate_grid", "steps_to_loss"):
         monkeypatch.delitem(TRAINED, name)
+    (tmp_path / "first_update.risk.csv").write_text("of another run")
     assert main([*ARGUMENTS, str(tmp_path)]) == 0
     assert "first_update: nothing to show" in capsys.readouterr().err
     assert not list(tmp_path.glob("first_update.*"))
@@ -233,6 +234,34 @@ def test_gradients_are_those_of_the_best_warm_up_before_and_after() -> None:
     assert (layers["norm_of_mean_low"] > 0).all()
     seeds = tables["gradients"]
     assert gradient_after_warmup.measure({**tables, "gradients": seeds[seeds["seed"] == 0]}) == {}
+    broken = seeds.assign(norm_of_mean=seeds["norm_of_mean"].where(seeds["seed"] != 1))
+    assert set(gradient_after_warmup.measure({**tables, "gradients": broken})["layers"]["seeds"]) == {2}
+
+
+def test_gradients_are_compared_at_a_warm_up_of_both_placements() -> None:
+    tables = everything()
+    for name in ("runs", "gradients"):
+        rows = tables[name]
+        tables[name] = rows[(rows["placement"] == "post_ln") | (rows["warmup"] != 400)]
+    layers = gradient_after_warmup.measure(tables)["layers"]
+    assert layers["warmup"].unique().tolist() == [100]
+    assert set(layers["placement"]) == {"post_ln", "pre_ln"}
+    alone = {name: rows[rows["placement"] == "post_ln"] for name, rows in tables.items()}
+    assert gradient_after_warmup.measure(alone)["layers"]["warmup"].unique().tolist() == [400]
+
+
+def test_a_grid_of_one_learning_rate_is_drawn_without_sweeps() -> None:
+    one = {name: rows[rows["lr_max"] == 0.001] for name, rows in trained().items()}
+    with style():
+        figure = learning_rate_grid.draw(learning_rate_grid.measure(one))
+        assert png(figure).startswith(b"\x89PNG")
+    titles = [axes.get_title() for axes in figure.axes]
+    assert [title for title in titles if title] == [
+        "Post-LN, Adam",
+        "Pre-LN, Adam",
+        "Post-LN, RAdam",
+        "Pre-LN, RAdam",
+    ]
 
 
 def test_a_true_risk_is_told_and_its_controls_are_not() -> None:
