@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from meanfield.errors import InputError
-from meanfield.first_update.update import LARGEST_CHANGE, FirstUpdate
+from meanfield.first_update.result import LARGEST_CHANGE, FirstUpdate
 from meanfield.predict.table import KEYS
 
 if TYPE_CHECKING:

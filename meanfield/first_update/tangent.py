@@ -11,16 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from meanfield.errors import MissingRuleError
 from meanfield.first_update.algebra import multiply, within_sequences
+from meanfield.first_update.change import Point, Tangent, aligned_part, last_name, slope_products
 from meanfield.first_update.moves import NOTHING, Move
 from meanfield.first_update.scores import mixed, scored, unevenness
 from meanfield.first_update.survey import Survey
-from meanfield.gaussian import dual, dual_grad
 from meanfield.given import Given
 from meanfield.moments.backward import backward
 from meanfield.moments.identity import identity_share
@@ -42,36 +41,6 @@ from meanfield.ops import (
 
 INTERPRETER = "first_update.tangent"
 _REMEDY = "use .df, which has no change of hidden states"
-
-
-class Tangent(NamedTuple):
-    """The change of the hidden states at a point.
-
-    Attributes:
-        aligned: K.
-        fresh: F, per coordinate.
-        gradient: G at the point, summed over coordinates.
-    """
-
-    aligned: Kernel
-    fresh: Kernel
-    gradient: Kernel
-
-
-class Point(NamedTuple):
-    """Relative change of the hidden states behind a layer.
-
-    Attributes:
-        layer: The layer.
-        module: Name of its last op.
-        change: Root of E||D||^2 / E||x||^2 over all tokens, at rate 1.
-        aligned: The same of the aligned part.
-    """
-
-    layer: int
-    module: str
-    change: float
-    aligned: float
 
 
 @dataclass(slots=True)
@@ -115,13 +84,13 @@ class Flow:
             self.memory = tangent
 
     def _point(self, step: Step, tangent: Tangent, layout: Layout) -> Point:
-        aligned = _aligned(tangent, self.width, layout)
+        aligned = aligned_part(tangent, self.width, layout)
         real = layout.real if isinstance(layout, Gram) else ...
         changed, along, before = (
             float(np.sum(layout.own(kernel)[real]))
             for kernel in (tangent.fresh + aligned, aligned, step.after)
         )
-        module = f"{self.prefix}{_last(step)}"
+        module = f"{self.prefix}{last_name(step)}"
         return Point(self.layer, module, math.sqrt(changed / before), math.sqrt(along / before))
 
     def _gradient(self, name: str) -> Kernel:
@@ -192,7 +161,7 @@ class Flow:
         assert isinstance(op, Linear)
         sigma_sq = op.d_in * float(op.weight.variance)
         # G is sigma_w^2 times that behind, and what other readers of the same input send back: fresh here
-        fresh = tangent.fresh + _aligned(tangent, op.d_in, layout)
+        fresh = tangent.fresh + aligned_part(tangent, op.d_in, layout)
         after = Tangent(sigma_sq * tangent.aligned, sigma_sq * fresh, self._behind(name))
         own = {"weight": op.d_in * step.before, "bias": np.ones_like(step.after)}
         return self._moved(after, name, own, op.d_out, layout)
@@ -236,7 +205,7 @@ class Flow:
                 of_scores = self._projected(op, role, step, met, where)
                 along, rest = scored(step, role, layout, of_scores.aligned, of_scores.fresh)
                 again = within_sequences(layout, along)
-                met_again = _aligned(Tangent(again, rest, gradient), op.value.d_out, layout)
+                met_again = aligned_part(Tangent(again, rest, gradient), op.value.d_out, layout)
                 aligned, fresh = aligned + along, fresh + rest + uneven * met_again
         tangent = Tangent(aligned, fresh, gradient)
         if "inner" in step.inner:
@@ -269,11 +238,11 @@ class Flow:
         if "inner" in inner:
             gradient = backward(inner["inner"].op, inner["inner"], gradient, layout, Record())
         aligned, fresh = np.zeros_like(gradient), np.zeros_like(gradient)
-        for role, slope in _slopes(op, step, layout).items():
+        for role, slope in slope_products(op, step, layout).items():
             after = self._linear(f"{op.name}.{role}", inner[role], tangent, layout)
             along = slope * after.aligned
             common, own = self.survey.peaks[self.layer, self.prefix + op.name, role]
-            whole = slope * (after.fresh + common * _aligned(after, op.up.d_out, layout))
+            whole = slope * (after.fresh + common * aligned_part(after, op.up.d_out, layout))
             # a token meets its own slope four times
             alone = layout.raise_own(along**2 * gradient, 2.0) - along**2 * gradient
             rest = whole + ((own - common) * alone - multiply(layout, along, gradient, along)) / op.up.d_out
@@ -296,26 +265,3 @@ class Flow:
         inside = self._step(branch, Tangent(K, met, of_branch), layout)
         fresh = skip * (tangent.fresh + multiply(layout, K, of_branch, K) / width) + scale * inside.fresh
         return Tangent(skip * K + scale * inside.aligned, fresh, behind)
-
-
-def _aligned(tangent: Tangent, width: int, layout: Layout) -> Kernel:
-    """Kernel of the aligned part, per coordinate: K G K / d."""
-    return multiply(layout, tangent.aligned, tangent.gradient, tangent.aligned) / width
-
-
-def _slopes(op: FeedForward, step: Step, layout: Layout) -> dict[str, Kernel]:
-    """E s_i s_j of what a change is multiplied by at the activation, by the map that it comes from."""
-    inner = step.inner
-    acted = inner.get("gate", inner["up"]).after
-    first, second = layout.pair(layout.own(acted))
-    slope = dual_grad(op.activation, first, second, acted)
-    if op.gate is None:
-        return {"up": slope}
-    return {"gate": slope * inner["up"].after, "up": dual(op.activation, first, second, acted)}
-
-
-def _last(step: Step) -> str:
-    """Name of the last op of a step."""
-    while isinstance(step.op, Sequential) and step.inner:
-        step = list(step.inner.values())[-1]
-    return str(getattr(step.op, "name", "entry"))

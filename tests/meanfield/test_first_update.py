@@ -29,13 +29,14 @@ from meanfield.first_update.algebra import (
     trace,
     within_sequences,
 )
+from meanfield.first_update.change import Tangent
 from meanfield.first_update.moves import GAUSSIAN
 from meanfield.first_update.scores import unevenness
 from meanfield.first_update.shapes import parameter_shapes
 from meanfield.first_update.sides import Sides
 from meanfield.first_update.survey import Survey
 from meanfield.first_update.tables import rows_move, word_rows
-from meanfield.first_update.tangent import Flow, Tangent
+from meanfield.first_update.tangent import Flow
 from meanfield.given import given_inputs
 from meanfield.moments.loss import Loss
 from meanfield.moments.state import Exchangeable, Gram
