@@ -18,14 +18,17 @@ from meanfield.first_update import LARGEST_CHANGE
 PER_CONFIGURATION = ("predicted_critical_lr", "risk", "first_order_change", "output_change")
 PER_PARAMETER = ("layer", "module", "parameter", "grad_norm", "weight_norm", "update_norm", "relative_update")
 
+TOKENS = 512
+"""The largest mini-batch that is predicted: kernels have a row for each token. One of this size stands for larger ones."""
+
 
 def predictions(
     runs: Sequence[Run], *, workers: int = 1, advance: Callable[[int], None] | None = None
 ) -> dict[str, pd.DataFrame]:
     """Predict the first update of every translation run from the gradient profile of its architecture.
 
-    Sentences have the mean lengths of the corpus, mini-batches the size of the run's, and two targets are the
-    same as often as in the corpus. Input ids are uniform, and targets do not depend on them. Language models
+    Sentences have the mean lengths of the corpus, mini-batches the size of the run's up to `TOKENS`, and two
+    targets are the same as often as in the corpus. Input ids are uniform, and targets do not depend on them. Language models
     are left out: the theory's loss is over all positions, theirs over few.
 
     Args:
@@ -91,7 +94,7 @@ def _of_one_architecture(runs: list[Run]) -> Found:
         first.model.architecture("translation", max(data.source.size, data.target.size)),
         tokens=target,
         source_tokens=source,
-        batch=max(1, first.tokens // target),
+        batch=max(1, min(first.tokens, TOKENS) // target),
         learning_rate=first.schedule.lr_max,
         label_smoothing=first.label_smoothing,
         label_collision=_collision(data),
