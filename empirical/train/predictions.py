@@ -19,7 +19,7 @@ PER_CONFIGURATION = ("predicted_critical_lr", "risk", "first_order_change", "out
 PER_PARAMETER = ("layer", "module", "parameter", "grad_norm", "weight_norm", "update_norm", "relative_update")
 
 TOKENS = 512
-"""The largest mini-batch that is predicted: kernels have a row for each token. One of this size stands for larger ones."""
+"""The largest mini-batch that is predicted, for kernels have a row for each token; it stands for larger ones."""
 
 
 def predictions(
@@ -28,8 +28,8 @@ def predictions(
     """Predict the first update of every translation run from the gradient profile of its architecture.
 
     Sentences have the mean lengths of the corpus, mini-batches the size of the run's up to `TOKENS`, and two
-    targets are the same as often as in the corpus. Input ids are uniform, and targets do not depend on them. Language models
-    are left out: the theory's loss is over all positions, theirs over few.
+    targets are the same as often as in the corpus. Input ids are uniform, and targets do not depend on them.
+    Language models are left out: the theory's loss is over all positions, theirs over few.
 
     Args:
         runs: Runs; those that differ in their seed alone are one configuration.
