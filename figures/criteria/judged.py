@@ -8,7 +8,7 @@ import pandas as pd
 
 from figures.contrasts import Estimate, contrast
 from figures.outcomes import Pair
-from figures.steps_to_loss import speed
+from figures.races import speed
 
 HALF = 0.5  # of what warm-up gains: less is failing
 READABLE = 5.0  # BLEU with the best warm-up from which half of it means something
@@ -141,7 +141,7 @@ def speed_at(steps: pd.DataFrame, family: int = 1) -> tuple[Estimate, str] | Non
         family: As for `pre_ln`.
 
     Returns:
-        As `figures.steps_to_loss.speed`; None where a side gains too little for a level to come down to.
+        As `figures.races.speed`; None where a side gains too little for a level to come down to.
     """
     steps = steps[steps["share"] == DECISIVE]
     if steps.empty:

@@ -19,7 +19,7 @@ from figures.criteria.enough import SEEDS, NotEnoughError, by_adam, compared, en
 from figures.criteria.finding import Finding, Tables
 from figures.criteria.judged import DECISIVE, HALF, Runs, against_warmup, pre_ln, speed_at, speed_words
 from figures.outcomes import NO_WARMUP, Pair
-from figures.steps_to_loss import best, small_rate
+from figures.races import best, small_rate
 
 
 def warmup_post(tables: Tables) -> Finding:
