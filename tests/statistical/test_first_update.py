@@ -27,7 +27,7 @@ ARCHS = {
     "post_ln": mf.post_ln(width=256, depth=1, attention="uniform", **SIZES),
     "pre_ln": mf.pre_ln(width=256, depth=1, attention="uniform", **SIZES),
 }
-TOKENS, BATCH, SEEDS = 4, 16, 40
+TOKENS, BATCH, SEEDS = 4, 16, 32
 TINY = {"adam": 1e-8, "sgd": 1e-5, "radam": 1e-5}
 """Learning rates at which the step is linear to 1e-4."""
 HIDDEN = 0.06
@@ -85,10 +85,13 @@ def stepped(placement: str, optimizer: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["kind", *KEYS, "square", "descent"])
 
 
+@lru_cache
+def start(placement: str) -> mf.FirstUpdate:
+    return mf.first_update(ARCHS[placement], tokens=TOKENS, batch=BATCH, learning_rate=1.0)
+
+
 def predicted(placement: str, optimizer: str) -> mf.FirstUpdate:
-    return mf.first_update(
-        ARCHS[placement], tokens=TOKENS, batch=BATCH, learning_rate=1.0, optimizer=optimizer
-    )
+    return start(placement).at(optimizer=optimizer)
 
 
 def compared(placement: str, optimizer: str, column: str) -> pd.DataFrame:
@@ -185,20 +188,20 @@ def one_step(each: Subject, lr: float) -> tuple[float, float]:
         for p, g in zip(parameters, gradients, strict=True):
             p.sub_(lr * g.sign() * (g.abs() > 1e-13))
         change = (each.hidden() - start).square().sum() / start.square().sum()
-        return float(loss.detach() - each.loss()), float(change)
+        return float(loss.detach() - each.loss()), float(change.sqrt())
 
 
-@pytest.mark.parametrize("placement", PAIRS)
-def test_an_encoder_decoder_changes_by_what_is_predicted(placement: str) -> None:
-    """Softmax and cross-attention: 10 % of the change and 5 % of the descent, at width 64, 12 seeds."""
-    update = mf.first_update(PAIRS[placement], tokens=8, batch=4, learning_rate=1.0)
-    found = np.array([one_step(subject(PAIRS[placement], seed, 8, 4), 1e-7) for seed in range(12)])
-    lower, change = found.mean(axis=0)
-    assert lower / 1e-7 == pytest.approx(update.first_order_change, rel=0.05)
-    assert np.sqrt(change) / 1e-7 == pytest.approx(update.output_change, rel=0.1)
-    other = PAIRS["pre_ln" if placement == "post_ln" else "post_ln"]
-    control = mf.first_update(other, tokens=8, batch=4, learning_rate=1.0).output_change
-    assert np.sqrt(change) / 1e-7 != pytest.approx(control, rel=0.1)
+def test_an_encoder_decoder_changes_by_what_is_predicted() -> None:
+    """Softmax and cross-attention: 10 % of the change and 5 % of the descent, at width 64, 8 seeds."""
+    updates = {
+        name: mf.first_update(arch, tokens=8, batch=4, learning_rate=1.0) for name, arch in PAIRS.items()
+    }
+    for name, other in (("post_ln", "pre_ln"), ("pre_ln", "post_ln")):
+        found = np.array([one_step(subject(PAIRS[name], seed, 8, 4), 1e-7) for seed in range(8)]) / 1e-7
+        assert found[:, 0].mean() == pytest.approx(updates[name].first_order_change, rel=0.05)
+        change = np.sqrt((found[:, 1] ** 2).mean())
+        assert change == pytest.approx(updates[name].output_change, rel=0.1)
+        assert change != pytest.approx(updates[other].output_change, rel=0.1)
 
 
 @pytest.mark.parametrize("preset", ["post_ln", "pre_ln"])
@@ -216,7 +219,7 @@ def test_the_criterion_is_where_first_order_ends(preset: str) -> None:
 
 
 def test_frequent_labels_pull_all_tokens_one_way() -> None:
-    """Zipf's labels: 3 times the square gradient of uniform ones. Allowance 5 %; control: uniform labels."""
+    """Zipf's labels: 1.33 times the square gradient of uniform ones. Allowance 5 %; control: those."""
     arch = mf.pre_ln(width=128, depth=1, attention="uniform", **{**SIZES, "vocab": 100})
     shares = 1 / np.arange(1, 101)
     shares /= shares.sum()
