@@ -22,6 +22,9 @@ figures: $(READY)  ## Regenerate every figure and the verdict table on the CPU (
 figures-paper: $(READY)  ## The same at the paper's sizes, 200 seeds
 	$(BIN)/python -m figures --preset paper --out results/paper
 
+figures-warmup: $(READY)  ## The training experiments on the CPU: under 25 minutes on 2 cores
+	$(BIN)/python -m figures --preset warmup --device cpu
+
 test: $(READY)  ## The test suite, long sweeps left out
 	$(BIN)/python -m pytest -m 'not slow and not gpu'
 
@@ -47,4 +50,4 @@ benchmark: $(READY)  ## Run the benchmarks; they assert values before they time 
 clean:  ## Remove the virtual environment and all results
 	rm -rf $(VENV) results .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help install figures figures-paper test test-all lint format types check benchmark clean
+.PHONY: help install figures figures-paper figures-warmup test test-all lint format types check benchmark clean

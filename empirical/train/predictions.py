@@ -19,7 +19,7 @@ PER_CONFIGURATION = ("predicted_critical_lr", "risk", "first_order_change", "out
 PER_PARAMETER = ("layer", "module", "parameter", "grad_norm", "weight_norm", "update_norm", "relative_update")
 
 TOKENS = 512
-"""The largest mini-batch that is predicted, for kernels have a row for each token; it stands for larger ones."""
+"""The largest mini-batch that is predicted (a kernel has a row for each token); it stands for larger ones."""
 
 
 def predictions(
