@@ -32,6 +32,9 @@ class Source(Protocol):
         """Tables of one figure; empty where there is nothing to show."""
 
 
+ON_DEVICE = 4  # runs on one accelerator at once: a model of this size leaves it waiting for the host
+
+
 @dataclass(frozen=True)
 class Initialisation:
     """Models at initialisation, each figure's measured when it is asked for.
@@ -120,7 +123,7 @@ class Training:
         self._trained = train_grid(
             self._runs,
             self.folder,
-            workers=1 if self.device != "cpu" else os.cpu_count() or 1,
+            workers=(os.cpu_count() or 1) if self.device == "cpu" else ON_DEVICE,
             device=self.device,
             advance=lambda steps: self.advance(steps * STEP),
         )
