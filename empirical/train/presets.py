@@ -1,7 +1,8 @@
 """The grids of runs by name.
 
-``ci`` is for a test, ``warmup`` for two cores (under 25 minutes), ``gpu`` has the paper's model and is short
-enough for one call on one large accelerator, ``paper`` has the paper's model and schedules, and takes hours.
+``ci`` is for a test, ``warmup`` for two cores (under 25 minutes), ``depth`` goes with it: half and twice as deep
+at its middle learning rate. ``gpu`` has the paper's model and is short enough for one call on one large
+accelerator, ``paper`` has the paper's model and schedules, and takes hours.
 """
 
 from __future__ import annotations
@@ -144,6 +145,15 @@ PRESETS: dict[str, tuple[Run, ...]] = {
         *_translations(_TRANSLATION, rates=(5e-4, 1e-3, 2e-3), warmups=(1, 20, 160), sgd=0.6, small=1e-4),
         *_masked(_MASKED, rate=2e-3, warmup=50),
     ]),
+    "depth": _seeds(
+        replace(
+            _TRANSLATION,
+            model=replace(_SMALL, placement=placement, depth=depth),
+            schedule=_inverse_sqrt(1e-3, warmup, 160),
+            profile=(),
+        )
+        for depth, placement, warmup in product((3, 12), PLACEMENTS, (1, 160))
+    ),
     "gpu": _seeds([
         *(
             replace(

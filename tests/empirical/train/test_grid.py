@@ -132,6 +132,18 @@ def _child(parent: int) -> int:
     raise AssertionError("no worker")
 
 
+def test_the_ci_preset_trains_and_is_deterministic(tmp_path: Path) -> None:
+    runs = PRESETS["ci"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        assert {result.status for result in train_all(runs, folder, workers=1)} == {"finished"}
+    for run in runs:
+        assert (first / run.name / LOG).read_bytes() == (second / run.name / LOG).read_bytes()
+    curves = collected(runs, first)["curves"].dropna(subset="valid_loss")
+    for _, curve in curves.groupby("placement"):
+        assert curve["valid_loss"].iloc[-1] < 0.8 * curve["valid_loss"].iloc[0]
+
+
 def test_presets_are_what_their_names_say() -> None:
     warmup, paper = PRESETS["warmup"], PRESETS["paper"]
     assert all(2 * run.model.depth >= 12 for run in warmup)
