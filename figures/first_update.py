@@ -51,13 +51,13 @@ def measure(trained: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     if risks.duplicated(CELL).any():
         raise InputError("predictions: a configuration has two risks: give it one")
     runs = outcomes(trained)
-    gains = runs.groupby(CELL)["gained"].mean().reset_index()
+    gains = runs.groupby(CELL)["learnt"].mean().reset_index()
     table = cells(runs).merge(gains, on=CELL).merge(risks, on=CELL)
     alike = ["task", "width", "depth", "optimizer"]
-    at_rate = table.groupby([*alike, "lr_max"])["gained"].max()
+    at_rate = table.groupby([*alike, "lr_max"])["learnt"].max()
     best = at_rate.groupby(alike).cummax().rename("best")  # learning rates ascend
     table = table.join(best, on=[*alike, "lr_max"])
-    table["share"] = table["gained"] / table["best"]
+    table["share"] = table["learnt"] / table["best"]
     table["fails"] = table["share"] < FAILS
     other = {"post_ln": "pre_ln", "pre_ln": "post_ln"}
     swapped = risks.assign(placement=risks["placement"].map(other)).rename(

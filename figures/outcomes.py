@@ -27,8 +27,9 @@ def outcomes(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         tables: ``runs`` and ``curves`` of `empirical.train.tables`.
 
     Returns:
-        Run keys, status, steps, start_loss (validation, step 0), final_loss (last step), gained =
-        start_loss - final_loss, bleu (NaN for a task without).
+        Run keys, status, steps, start_loss (validation, step 0), unigram_loss (of who knows token frequencies
+        alone), final_loss (last step), gained = start_loss - final_loss, learnt = unigram_loss - final_loss,
+        bleu (NaN for a task without).
 
     Raises:
         InputError: If a run has no validation loss of step 0.
@@ -45,9 +46,9 @@ def outcomes(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         bleu=np.where(diverged & translated, 0.0, runs["bleu"]),
     )
     runs["gained"] = runs["start_loss"] - runs["final_loss"]
-    return runs[[*RUN, "status", "steps", "start_loss", "final_loss", "gained", "bleu"]].sort_values(
-        RUN, ignore_index=True
-    )
+    runs["learnt"] = runs["unigram_loss"] - runs["final_loss"]
+    losses = ["start_loss", "unigram_loss", "final_loss", "gained", "learnt"]
+    return runs[[*RUN, "status", "steps", *losses, "bleu"]].sort_values(RUN, ignore_index=True)
 
 
 def cells(runs: pd.DataFrame) -> pd.DataFrame:

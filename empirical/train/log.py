@@ -1,9 +1,9 @@
 """The log of a run: a line of strict JSON a record, equal to the last byte however often the run was killed.
 
 A record has a ``kind``: ``step`` (training loss since the one before, learning rate), ``norms`` (of the
-gradient of every tensor, in the mini-batch used), ``valid`` (validation loss), ``bleu``, ``gradient`` (of one
-tensor, on several mini-batches), ``end``. There is no time in it. Numbers that are not finite are the strings
-of `empirical.recording.JsonLines`.
+gradient of every tensor, in the mini-batch used), ``unigram`` (loss of token frequencies), ``valid``
+(validation loss), ``bleu``, ``gradient`` (of one tensor, on several mini-batches), ``end``. There is no time
+in it. Numbers that are not finite are the strings of `empirical.recording.JsonLines`.
 """
 
 from __future__ import annotations

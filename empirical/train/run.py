@@ -18,7 +18,7 @@ TASKS = ("translation", "masked", "causal")
 KEYS = ("task", "placement", "optimizer", "schedule", "lr_max", "warmup", "width", "depth", "seed")
 """The key columns of runs in tables."""
 PRECISIONS = ("float32", "bfloat16")
-FORMAT = 1  # of checkpoints and logs
+FORMAT = 2  # of checkpoints and logs
 Options: TypeAlias = tuple[tuple[str, Any], ...]
 
 

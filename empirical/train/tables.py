@@ -16,7 +16,7 @@ from meanfield.errors import InputError
 
 COLUMNS = {
     "curves": ("step", "train_loss", "valid_loss", "bleu"),
-    "runs": ("status", "steps", "valid_loss", "bleu", "seconds", "tokens"),
+    "runs": ("status", "steps", "unigram_loss", "valid_loss", "bleu", "seconds", "tokens"),
     "gradients": (
         "step",
         "layer",
@@ -75,11 +75,12 @@ def of_run(run: Run, folder: Path) -> dict[str, list[dict[str, Any]]]:
         if record["kind"] in {"step", "valid", "bleu"}:
             row = curve.setdefault(record["step"], {"step": record["step"]})
             row.update({key: record[key] for key in ("train_loss", "valid_loss", "bleu") if key in record})
+    (unigram,) = (record["unigram_loss"] for record in records if record["kind"] == "unigram")
     curves = [curve[step] for step in sorted(curve)]
     end = {name: _last(curves, name) for name in ("valid_loss", "bleu")}
     return {
         "curves": curves,
-        "runs": [{**dataclasses.asdict(result), **end, "tokens": run.tokens}],
+        "runs": [{**dataclasses.asdict(result), "unigram_loss": unigram, **end, "tokens": run.tokens}],
         "gradients": [_without(record, "kind") for record in records if record["kind"] == "gradient"],
         "norms": [row for record in records if record["kind"] == "norms" for row in _norms(record)],
     }

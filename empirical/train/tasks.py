@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name for it)
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from empirical import layers
@@ -98,6 +99,9 @@ class Task(Protocol):
     def valid(self) -> Iterator[Batch]:
         """The validation set, the same each time."""
 
+    def counts(self) -> NDArray[np.int64]:
+        """How often each class is to be predicted in the training data."""
+
 
 class Translation:
     """Source sentence to target sentence.
@@ -121,6 +125,11 @@ class Translation:
         """The validation pairs in batches."""
         for rows in _chunks(self.corpus.valid, VALID_TOKENS):
             yield _translated(padded(rows))
+
+    def counts(self) -> NDArray[np.int64]:
+        """Count the target tokens, ends included."""
+        ids = [token for pair in self.corpus.train for token in (*pair.target, Vocabulary.EOS)]
+        return np.bincount(ids, minlength=self.vocab)
 
 
 class Language:
@@ -154,6 +163,10 @@ class Language:
             part = torch.from_numpy(ids[start : start + count])
             yield self._made(part, np.random.default_rng([0, number]))
 
+    def counts(self) -> NDArray[np.int64]:
+        """Count the tokens."""
+        return np.bincount(self.corpus.train, minlength=self.vocab)
+
     def _made(self, ids: Tensor, generator: np.random.Generator) -> Batch:
         if not self._masks:
             return labelled((ids[:, :-1],), ids[:, 1:], Vocabulary.PAD)
@@ -183,6 +196,23 @@ class Loss(nn.Module):
             x = self.model.hidden(inputs[0])
         logits = self.model.head(x.flatten(0, 1)[picked])  # (positions, vocab)
         return F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing, reduction="sum")
+
+
+def unigram_loss(task: Task) -> float:
+    """Validation loss of whoever knows how frequent each token is, and nothing else.
+
+        -(1/n) sum_i ln p(y_i),   p(y) = (count(y) + 1)/(sum of counts + classes)
+
+    Args:
+        task: Gives the counts of the training data and the validation set.
+
+    Returns:
+        The loss in nats per token: what a model beats as soon as it reads its input.
+    """
+    smoothed = task.counts() + 1.0
+    logp = np.log(smoothed / smoothed.sum())
+    targets = torch.cat([batch.targets for batch in task.valid()]).numpy()
+    return float(-logp[targets].mean())
 
 
 def padded(rows: list[Pair]) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,7 +26,7 @@ from empirical.train.folder import CHECKPOINT, LOG, Result, finish
 from empirical.train.log import Log
 from empirical.train.profile import profile
 from empirical.train.run import Run
-from empirical.train.tasks import Language, Loss, Task, Translation
+from empirical.train.tasks import Language, Loss, Task, Translation, unigram_loss
 from meanfield.errors import InputError
 from meanfield.random import stream
 
@@ -172,6 +172,8 @@ class Training:
         if self.log is None:
             return
         self.model.eval()
+        if step == 0:
+            self._write("unigram", 0, unigram_loss=unigram_loss(self.task))
         if step in (0, *run.evaluated):
             self._write("valid", step, valid_loss=self._valid_loss())
         if step in run.translated and isinstance(self.task, Translation):

@@ -10,7 +10,7 @@ from figures.contrasts import Estimate, contrast
 from figures.outcomes import Pair
 from figures.races import speed
 
-HALF = 0.5  # of what warm-up gains: less is failing
+HALF = 0.5  # of what is learnt with warm-up: less is failing
 READABLE = 5.0  # BLEU with the best warm-up from which half of it means something
 SAME, NEARLY = 0.02, 0.10  # of the gain: a loss that much higher counts as the same, and as nearly so
 DECISIVE = 0.95  # share of the gain at which steps are compared
@@ -23,7 +23,7 @@ class Against(NamedTuple):
         pair: What is compared.
         difference: Final loss without warm-up less that with the best.
         worse: Whether that is above 0 with all of its interval.
-        fails: Whether BLEU, or what is gained, is below half of that with warm-up with all of its interval.
+        fails: Whether BLEU, or what is learnt, is below half of that with warm-up with all of its interval.
     """
 
     pair: Pair
@@ -47,7 +47,7 @@ def against_warmup(pair: Pair, family: int = 1) -> Against:
     none, best, comparisons = pair.without, pair.best, len(pair.warmups) * family
     difference = contrast([none["final_loss"], best["final_loss"]], [1, -1], comparisons)
     readable = none["bleu"].notna().all() and best["bleu"].notna().all() and best["bleu"].mean() >= READABLE
-    measure = "bleu" if readable else "gained"
+    measure = "bleu" if readable else "learnt"
     below_half = contrast([none[measure], best[measure]], [1, -HALF], comparisons)
     return Against(pair, difference, difference.low > 0, below_half.high < 0)
 
