@@ -27,17 +27,17 @@ SHUFFLES = 10_000
 def measure(trained: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Set the predicted risk of every configuration beside what came of it.
 
-    A configuration fails if its mean gain is below half of the best that its task, size and optimiser show at
-    its learning rate or a smaller one: what is slow at a small rate has not failed. What a risk tells is the
-    area under its curve (AUC): the chance that, of a failing and a training configuration, the failing one
-    has the higher risk; and the rank correlation of risk and share (Spearman). Two controls must fail: the
+    A configuration fails if what it learns is below half of the best that its task, size and optimiser show
+    at its learning rate or a smaller one: what is slow at a small rate has not failed. What a risk tells is
+    the area under its curve (AUC): the chance that, of a failing and a training configuration, the failing
+    one has the higher risk; and the rank correlation of risk and share (Spearman). Two controls must fail: the
     risk of the other placement, and shuffled risks, which give the p-values.
 
     Args:
         trained: ``runs``, ``curves`` and ``predictions`` of `empirical.train.tables`.
 
     Returns:
-        ``risk``: cell keys, risk, risk_other_placement, final_loss, share (of that best gain), fails, seeds;
+        ``risk``: cell keys, risk, risk_other_placement, final_loss, share (of that best), fails, seeds;
         ``told``: by risk and control, auc, auc_p (shuffled at least as high; both NaN where nothing or all
         fails), rank_correlation, rank_p (shuffled at least as low), right (share of configurations where
         risk > 1 says whether it fails), configurations, failing. Empty without predictions.
@@ -111,7 +111,7 @@ def _as_extreme(shuffled: NDArray[np.bool_]) -> float:
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw what was gained against the predicted risk, and against that of the other placement.
+    """Draw what was learnt against the predicted risk, and against that of the other placement.
 
     Args:
         tables: What `measure` returned.
@@ -120,7 +120,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
         The figure.
     """
     table, told = tables["risk"], {row["by"]: row for row in tables["told"].to_dict("records")}
-    figure, axes = canvas(1, 2, PAGE, 3.2, sharex=True, sharey=True)
+    figure, axes = canvas(1, 2, PAGE, 3.6, sharex=True, sharey=True)
     labels = {"risk": "predicted risk", "risk_other_placement": "control: risk of the other placement"}
     for ax, (name, label) in zip(axes[0], labels.items(), strict=True):
         _panel(ax, table, name)
@@ -132,8 +132,8 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
             fontsize=8,
         )
         ax.set_xlabel(label)
-    axes[0, 0].set_ylabel("share of the best gain\nat this or a smaller learning rate")
-    axes[0, 1].legend()
+    axes[0, 0].set_ylabel("share of the best learnt\nat this or a smaller learning rate")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     row = told["risk"]
     figure.suptitle(
         f"{row['configurations']:.0f} configurations, {row['failing']:.0f} fail (below half); "

@@ -28,6 +28,7 @@ def test_a_diverged_run_is_worth_what_it_was_before_training() -> None:
     assert gone["gained"].tolist() == [0.0]
     whole = runs[runs["status"] == "finished"]
     assert (whole["gained"] == whole["start_loss"] - whole["final_loss"]).all()
+    assert (whole["learnt"] == whole["unigram_loss"] - whole["final_loss"]).all()
     assert whole[whole["task"] == "masked"]["bleu"].isna().all()
 
 

@@ -126,7 +126,7 @@ def test_what_decides_is_said() -> None:
     assert "lr 0.001 (not shown): 1.96" in found.statistic
     assert "lr 0.004: -0." in found.statistic
     found = verdict("small_lr", trained())
-    assert "it gains 89% of that, 0 of 3 diverge" in found.statistic
+    assert "it learns 89% of that, 0 of 3 diverge" in found.statistic
     assert found.value == pytest.approx(0.77, abs=0.1)
 
 
@@ -137,21 +137,30 @@ def test_settings_at_which_post_ln_fails_beside_pre_ln_are_listed() -> None:
 
     found = verdict("warmup.post", trained(course)).statistic
     settings = "lr 0.002 at L = 6, lr 0.004 at L = 6, lr 0.004 at L = 12, lr 0.008 at L = 6"
-    assert found.endswith(f"less than half of what Pre-LN gains at {settings} of 9 settings")
-    assert verdict("warmup.post", trained()).statistic.endswith("gains at 9 of 9 settings")
+    assert found.endswith(f"less than half of what Pre-LN does at {settings} of 9 settings")
+    assert verdict("warmup.post", trained()).statistic.endswith("does at 9 of 9 settings")
 
 
-def test_gained_loss_decides_where_nobody_can_read_the_translation() -> None:
+def test_what_is_learnt_decides_where_nobody_can_read_the_translation() -> None:
     def course(key: Key) -> Course:
         without = key["warmup"] == 1 and key["placement"] == "post_ln"
         return Course(6.5 if without else 6.0)
 
-    # What is gained is 1.5 against 2: worse, not failing; in BLEU, (1.5/7)^3 against (2/7)^3, it would fail.
+    # What is learnt is 1.5 against 2: worse, not failing; in BLEU, (1.5/7)^3 against (2/7)^3, it would fail.
     tables = trained(course)
     assert tables["runs"]["bleu"].max() < 5
     assert verdict("warmup.post", tables).verdict == "holds_loosely"
     tables["runs"]["bleu"] *= 10
     assert verdict("warmup.post", tables).verdict == "holds"
+
+
+def test_who_has_found_the_frequencies_of_tokens_has_learnt_nothing() -> None:
+    def course(key: Key) -> Course:
+        return Course(6.4 if key["warmup"] == 1 and key["placement"] == "post_ln" else 5.5)
+
+    # Gained is 1.6 against 2.5, which is more than half; learnt is 0.1 against 1.
+    assert verdict("warmup.post", trained(course, unigram=6.5)).verdict == "holds"
+    assert verdict("warmup.post", trained(course)).verdict == "holds_loosely"
 
 
 def dropped(tables: dict[str, pd.DataFrame], **keys: Any) -> dict[str, pd.DataFrame]:
@@ -242,7 +251,7 @@ def test_the_best_of_several_warm_ups_raises_no_false_alarm() -> None:
 
     def pair() -> Pair:
         cells = [
-            pd.DataFrame({"final_loss": values, "gained": 8 - values, "bleu": np.nan})
+            pd.DataFrame({"final_loss": values, "learnt": 8 - values, "bleu": np.nan})
             for values in 2 + 0.1 * rng.standard_normal((17, 3))
         ]
         return Pair("adam", 0.001, cells[0], dict(zip(range(2, 18), cells[1:], strict=True)))

@@ -68,9 +68,15 @@ def grid(seeds: int = 3) -> Iterator[dict[str, Any]]:
 
 
 def trained(
-    course: Callable[[Mapping[str, Any]], Course] = paper, seeds: int = 3, noise: float = 0.02
+    course: Callable[[Mapping[str, Any]], Course] = paper,
+    seeds: int = 3,
+    noise: float = 0.02,
+    unigram: float = START,
 ) -> dict[str, pd.DataFrame]:
-    """Tables of all runs of `grid`, each going as ``course`` says, with noise by seed; no gradients."""
+    """Tables of all runs of `grid`, each going as ``course`` says, with noise by seed; no gradients.
+
+    Where tokens are equally frequent (``unigram`` as it is) what is learnt is what is gained.
+    """
     rng = np.random.default_rng(0)
     curves, runs = [], []
     for key in grid(seeds):
@@ -91,7 +97,7 @@ def trained(
         )
         last = {"status": "diverged", "valid_loss": np.nan, "bleu": np.nan} if how.diverges else {}
         whole = {"status": "finished", "valid_loss": loss[-1], "bleu": bleu[-1], "steps": int(step[-1])}
-        runs.append(key | whole | {"seconds": 60.0, "tokens": 1000} | last)
+        runs.append(key | whole | {"unigram_loss": unigram, "seconds": 60.0, "tokens": 1000} | last)
     return {
         "curves": pd.concat(curves, ignore_index=True),
         "runs": pd.DataFrame(runs),
