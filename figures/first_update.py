@@ -30,8 +30,8 @@ def measure(trained: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     A configuration fails if what it learns is below half of the best that its task, size and optimiser show
     at its learning rate or a smaller one: what is slow at a small rate has not failed. What a risk tells is
     the area under its curve (AUC): the chance that, of a failing and a training configuration, the failing
-    one has the higher risk; and the rank correlation of risk and share (Spearman). Two controls must fail: the
-    risk of the other placement, and shuffled risks, which give the p-values.
+    one has the higher risk; and the rank correlation of risk and share (Spearman). Two controls must fail:
+    the risk of the other placement, and shuffled risks, which give the p-values.
 
     Args:
         trained: ``runs``, ``curves`` and ``predictions`` of `empirical.train.tables`.
