@@ -81,6 +81,7 @@ class Training:
         self.loss: nn.Module = loss if alone else DistributedDataParallel(loss)
         self.optimizer = run.optimizer.over(self.model.parameters())
         self.interval = max(1, run.steps // LOGGED)
+        self.looked_at = {0, *run.evaluated, *run.profile}
         self.log: Log | None = None  # of the first process alone
 
     def through(self) -> Result:
@@ -169,7 +170,7 @@ class Training:
     def _look(self, step: int) -> None:
         """Take what is to be taken after a step: validation loss, BLEU, gradients."""
         run = self.run
-        if self.log is None:
+        if self.log is None or step not in self.looked_at:
             return
         self.model.eval()
         if step == 0:
