@@ -58,7 +58,8 @@ def _translations(
         The runs.
     """
     none, _, longest = warmups
-    many, few = [], [_fixed(base, small)]
+    many: list[Run] = []
+    few = [_fixed(base, small)]
     for placement in PLACEMENTS:
         of = replace(base, model=replace(base.model, placement=placement))
         radam, plain = (replace(of, optimizer=Optimizer(name=name)) for name in ("radam", "sgd"))
