@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from figures.contrasts import geometric_mean
 from figures.outcomes import CELL, outcomes, pairs
 from figures.paper_model import MATRICES, STACKS
-from figures.style import PAGE, PLACEMENT_TITLES, canvas, plain_log, points
+from figures.style import PAGE, PLACEMENT_TITLES, canvas, plain_log, points, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +106,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     figure.suptitle(
         f"$d={first['width']}$, Adam, lr {first['lr_max']:g}, warm-up of {first['warmup']} steps (after it: "
         f"step {step})\nnorm of the mean over {first['minibatches']} mini-batches; geometric means and 95 % "
-        f"intervals (Student) over {table['seeds'].min()} seeds",
+        f"intervals (Student) over {span(table['seeds'])} seeds",
         fontsize=8,
     )
     return figure

@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import NullLocator
 
 from figures.outcomes import NO_WARMUP, cells, of_grid, outcomes
-from figures.style import OPTIMIZER_TITLES, PAGE, PLACEMENT_TITLES, canvas, number, plain_log, points
+from figures.style import OPTIMIZER_TITLES, PAGE, PLACEMENT_TITLES, canvas, number, plain_log, points, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,7 +89,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     first = of_grid(decaying).iloc[0]
     figure.suptitle(
         f"$d={first['width']}$, encoder and decoder of $L={first['depth']}$ layers; means and 95 % intervals "
-        f"(Student) over {table['seeds'].min()} seeds\na diverged run counts with its loss before training",
+        f"(Student) over {span(table['seeds'])} seeds\na diverged run counts with its loss before training",
         fontsize=8,
     )
     return figure

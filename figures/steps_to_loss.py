@@ -11,7 +11,7 @@ import pandas as pd
 from figures.contrasts import geometric_mean
 from figures.outcomes import CELL, RUN, TASK_TITLES, outcomes
 from figures.races import Race, crossing, races, speed
-from figures.style import PAGE, canvas, plain_log, points, series
+from figures.style import PAGE, canvas, plain_log, points, series, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,7 +119,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     figure.legend([labels[k] for k in order], order, loc="outside lower center", ncols=3)
     figure.suptitle(
         f"$d={ratios['width'].iloc[0]}$, Adam; geometric means and 95 % intervals (Student and Welch, on "
-        f"logarithms) over {ratios['seeds'].min()} seeds",
+        f"logarithms) over {span(ratios['seeds'])} seeds",
         fontsize=8,
     )
     return figure

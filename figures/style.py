@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -99,6 +99,23 @@ def number(value: float) -> str:
         ('0.00', '0.50')
     """
     return f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def span(values: Iterable[int]) -> str:
+    """Write whole numbers as the one that they are, or as their range.
+
+    Args:
+        values: The numbers.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> span([3, 3]), span([6, 3])
+        ('3', '3 to 6')
+    """
+    low, *_, high = sorted([*values] * 2)
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def points(axes: Axes, x: Any, low: Any, middle: Any, high: Any, which: int, label: str = "") -> None:

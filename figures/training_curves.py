@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from figures.learning_rate_grid import length_words
 from figures.outcomes import NO_WARMUP, RUN, TASK_TITLES, of_grid
-from figures.style import OPTIMIZER_TITLES, PAGE, PLACEMENT_TITLES, canvas, series
+from figures.style import OPTIMIZER_TITLES, PAGE, PLACEMENT_TITLES, canvas, series, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,8 +103,8 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     _legend(figure, dashes)
     seeds = table.groupby(RUN[:-1])["seed"].nunique()
     figure.suptitle(
-        f"$d={table['width'].iloc[0]}$; thick: mean, as far as every run goes; thin: each of {seeds.min()} "
-        "seeds",
+        f"$d={table['width'].iloc[0]}$; thick: mean, as far as every run goes; thin: each of "
+        f"{span(seeds)} seeds",
         fontsize=8,
     )
     return figure

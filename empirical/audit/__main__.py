@@ -12,9 +12,9 @@ from pathlib import Path
 
 from empirical.audit.arguments import PROG, parser, subject_from
 from empirical.audit.audit import Audit, audit
-from empirical.ranks import launched
 from empirical.audit.show import as_json, as_table
 from empirical.audit.subjects import Subject
+from empirical.ranks import launched
 from meanfield import cli
 from meanfield.errors import InputError, MissingRuleError
 

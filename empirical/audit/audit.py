@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from empirical.audit.batch import Batch, as_call, described
 from empirical.audit.measure import Build, Measured, Plan, Reader, measure
 from empirical.audit.predict import LABELS, ModulePrediction, places_of, predict_reading
-from empirical.ranks import Ranks, joined
 from empirical.audit.statistics import DISAGREES, UNPREDICTED, Score, compare, score, worst
 from empirical.device import torch_device, torch_dtype
 from empirical.losses import LOSSES
+from empirical.ranks import Ranks, joined
 from empirical.setting import seed_list
 from meanfield.errors import InputError, UnknownNameError
 from meanfield.ops import ParameterKey

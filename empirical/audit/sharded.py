@@ -20,9 +20,9 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from empirical.audit.gathered import gathered, original
 from empirical.audit.predict import places_of
-from empirical.ranks import Ranks
 from empirical.audit.shards import Spans, local_part, shard_of, units
 from empirical.audit.sites import Site, check_unwrapped, is_sharded
+from empirical.ranks import Ranks
 from empirical.readers import Reading, Slot
 from meanfield.errors import InputError
 

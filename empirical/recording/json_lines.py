@@ -127,6 +127,18 @@ def read_json_lines(path: Path | str) -> pd.DataFrame:
 
 
 def plain(value: object) -> object:
+    """Put a number that is not finite into strict JSON.
+
+    Args:
+        value: A value of JSON's types, or a number that is not finite.
+
+    Returns:
+        The value; ``"NaN"``, ``"Infinity"`` or ``"-Infinity"`` for such a number.
+
+    Example:
+        >>> plain(math.inf), plain(1.5)
+        ('Infinity', 1.5)
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return next(name for name, beyond in BEYOND.items() if str(beyond) == str(value))
     return value

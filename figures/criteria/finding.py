@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from figures.compare import STANDARD_ERRORS, TOLERANCE
+from figures.style import span
 
 Tables: TypeAlias = Mapping[str, pd.DataFrame]
 
@@ -76,4 +77,4 @@ def sample(rows: pd.DataFrame, *names: str) -> str:
         values = [str(value) for value in sorted(rows[name].unique())]
         text = " and ".join(values) if len(values) < 3 else f"{values[0]} to {values[-1]}"
         sizes.append(f"{ {'width': 'd', 'depth': 'L', 'tokens': 'n'}[name] } = {text}")
-    return ", ".join([*sizes, f"{rows['seeds'].min()} seeds"])
+    return ", ".join([*sizes, f"{span(rows['seeds'])} seeds"])

@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from empirical.ranks import Ranks, joined
 from empirical.audit.sharded import Sharded
 from empirical.audit.shards import Spans, shard_of, units
 from empirical.audit.sites import check_unwrapped
+from empirical.ranks import Ranks, joined
 from meanfield.errors import InputError
 from tests.empirical.sharded_ranks import CASES, WIDTH, Model, found, pre, run
 
