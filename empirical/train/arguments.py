@@ -51,6 +51,9 @@ def _data(add: Callable[..., Any]) -> None:
     add("--text", help="text file for a language model")
     add("--vocabulary", type=int, help="tokens that byte pairs are merged to; 8000, of Python's texts 2000")
     add("--shared", action="store_true", help="one vocabulary for both languages")
+    add("--valid", type=int, default=1000, help="pairs of files or a table that are held out for validation")
+    add("--test", type=int, default=1000, help="pairs that are held out for BLEU")
+    add("--empty", default="error", help="what pairs with an empty side are: an 'error', or 'drop' them")
 
 
 def _model(add: Callable[..., Any]) -> None:
@@ -161,10 +164,11 @@ def _corpus(args: argparse.Namespace) -> Corpus:
     if (args.source is None) != (args.target is None):
         raise InputError("--source and --target belong together: give both")
     size = {} if args.vocabulary is None else {"vocabulary": args.vocabulary}
+    split = {name: getattr(args, name) for name in ("shared", "valid", "test", "empty")}
     if pairs:
-        return ParallelFiles(source=args.source, target=args.target, shared=args.shared, **size)
+        return ParallelFiles(source=args.source, target=args.target, **split, **size)
     if args.table is not None:
-        return ParallelTable(path=args.table, shared=args.shared, **size)
+        return ParallelTable(path=args.table, **split, **size)
     if args.text is not None:
         return PlainText(path=args.text, **size)
     if args.task != "translation":

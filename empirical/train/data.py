@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from empirical import corpus
+from empirical.corpus.files import Empty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,7 @@ class ParallelFiles:
     valid: int = 1000
     test: int = 1000
     shared: bool = False
+    empty: Empty = "error"
 
     def load(self) -> corpus.Parallel:
         """Read it."""
@@ -65,6 +67,7 @@ class ParallelFiles:
             valid=self.valid,
             test=self.test,
             shared=self.shared,
+            empty=self.empty,
         )
 
 
@@ -77,11 +80,17 @@ class ParallelTable:
     valid: int = 1000
     test: int = 1000
     shared: bool = False
+    empty: Empty = "error"
 
     def load(self) -> corpus.Parallel:
         """Read it."""
         return corpus.parallel_table(
-            Path(self.path), vocabulary=self.vocabulary, valid=self.valid, test=self.test, shared=self.shared
+            Path(self.path),
+            vocabulary=self.vocabulary,
+            valid=self.valid,
+            test=self.test,
+            shared=self.shared,
+            empty=self.empty,
         )
 
 

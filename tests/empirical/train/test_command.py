@@ -26,6 +26,17 @@ def parallel(folder: Path) -> list[str]:
     return ["--source", str(folder / "a.txt"), "--target", str(folder / "b.txt"), "--vocabulary", "262"]
 
 
+def test_files_with_empty_lines_are_refused_or_their_pairs_dropped(tmp_path: Path) -> None:
+    files = [*parallel(tmp_path), "--valid", "50", "--test", "4"]
+    with (tmp_path / "a.txt").open("a") as source, (tmp_path / "b.txt").open("a") as target:
+        source.write("\n")
+        target.write("lost\n")
+    out = ["--out", str(tmp_path / "run")]
+    with pytest.raises(InputError, match="empty lines"):
+        main(["translation", *files, *SHORT, *out])
+    assert main(["translation", *files, *SHORT, *out, "--empty", "drop"]) == 0
+
+
 def test_translation_of_own_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = parallel(tmp_path)
     run = run_of(parser().parse_args(["translation", *files, "--out", "x"]))
