@@ -2,6 +2,7 @@
 
 from empirical.corpus.batches import PairBatches as PairBatches
 from empirical.corpus.batches import TextBatches as TextBatches
+from empirical.corpus.batches import padded as padded
 from empirical.corpus.language import generated as generated
 from empirical.corpus.masking import masked as masked
 from empirical.corpus.parallel import parallel_files as parallel_files
@@ -22,6 +23,7 @@ __all__ = [
     "Vocabulary",
     "generated",
     "masked",
+    "padded",
     "parallel_files",
     "parallel_table",
     "plain_text",

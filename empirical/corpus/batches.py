@@ -62,11 +62,6 @@ class PairBatches:
     def __len__(self) -> int:
         return len(self._cuts) - 1
 
-    @property
-    def smallest(self) -> int:
-        """Rows of the smallest batch."""
-        return int(np.diff(self._cuts).min())
-
     def _rows(self, step: int) -> NDArray[np.int64]:
         """Indices of the pairs of a step, longest target first."""
         epoch, place = divmod(step, len(self))
@@ -89,40 +84,12 @@ class PairBatches:
         Returns:
             Source ids (batch, source tokens) without special tokens; target ids (batch, tokens) that begin
             with BOS; the same that end with EOS. Rows are filled up with PAD.
-        """
-        return self.share(step, 0, 1)
-
-    def share(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Make the part of a batch that one of several processes works on; the parts together are the batch.
-
-        Args:
-            step: The step.
-            rank: The process, from 0 on.
-            world: How many there are.
-
-        Returns:
-            As `batch`, with every ``world``-th row.
 
         Raises:
-            InputError: If the step is below 0, there is no such rank, or a batch has fewer rows than
-                processes.
+            InputError: If the step is below 0.
         """
         _check(step)
-        if not 0 <= rank < world:
-            raise InputError(f"rank={rank} of world={world}: give a rank from 0 to world - 1")
-        if world > self.smallest:  # said at the first step: it would end a run at a later one
-            raise InputError(
-                f"the smallest batch has {self.smallest} rows for world={world} processes: give more than "
-                f"tokens={self.tokens}, or fewer processes"
-            )
-        rows = self._rows(step)
-        pairs = [self._pairs[index] for index in rows[rank::world]]
-        targets = [pair.target for pair in pairs]
-        return (
-            _padded([pair.source for pair in pairs]),
-            _padded([(Vocabulary.BOS, *target) for target in targets]),
-            _padded([(*target, Vocabulary.EOS) for target in targets]),
-        )
+        return padded([self._pairs[index] for index in self._rows(step)])
 
 
 class TextBatches:
@@ -192,7 +159,28 @@ def _cut(lengths: NDArray[np.int64], tokens: int) -> list[int]:
     return cuts
 
 
-def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+def padded(pairs: Sequence[Pair]) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay pairs out as rectangles, filled up with PAD.
+
+    Args:
+        pairs: The pairs.
+
+    Returns:
+        Source ids, target ids behind BOS, target ids with EOS at their end.
+
+    Example:
+        >>> [ids.tolist() for ids in padded([Pair((5, 6), (7,)), Pair((8,), (9,))])]
+        [[[5, 6], [8, 0]], [[1, 7], [1, 9]], [[7, 2], [9, 2]]]
+    """
+    targets = [pair.target for pair in pairs]
+    return (
+        _rectangle([pair.source for pair in pairs]),
+        _rectangle([(Vocabulary.BOS, *target) for target in targets]),
+        _rectangle([(*target, Vocabulary.EOS) for target in targets]),
+    )
+
+
+def _rectangle(rows: Sequence[Sequence[int]]) -> Tensor:
     """Put rows of token ids into a tensor (rows, longest), filled up with PAD."""
     out = np.full((len(rows), max(map(len, rows))), Vocabulary.PAD)
     for index, row in enumerate(rows):

@@ -105,7 +105,8 @@ class Attention(nn.Module):
 
 
 def _split(x: Tensor, heads: int) -> Tensor:
-    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)  # (batch, heads, tokens, head size)
+    size = x.shape[-1] // heads  # said, for there may be no row to tell it from
+    return x.reshape(*x.shape[:2], heads, size).transpose(1, 2)  # (batch, heads, tokens, head size)
 
 
 def _normed(norm: Norm | None, x: Tensor, heads: int) -> Tensor:

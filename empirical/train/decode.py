@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from empirical import layers
-from empirical.corpus import Pair, Parallel, Vocabulary
+from empirical.corpus import Pair, Parallel, Vocabulary, padded
 from empirical.layers import Context
-from empirical.train.tasks import padded
 from meanfield.errors import InputError
 
 BEAM = 4

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from empirical import layers
-from empirical.corpus import Pair, PairBatches, Parallel, Text, TextBatches, Vocabulary, masked
+from empirical.corpus import Pair, PairBatches, Parallel, Text, TextBatches, Vocabulary, masked, padded
 from empirical.layers import Context
 from empirical.names import Model
 
@@ -215,28 +215,8 @@ def unigram_loss(task: Task) -> float:
     return float(-logp[targets].mean())
 
 
-def padded(rows: list[Pair]) -> tuple[Tensor, Tensor, Tensor]:
-    """Lay pairs out as rectangles.
-
-    Args:
-        rows: The pairs.
-
-    Returns:
-        Source ids, target ids behind BOS, target ids with EOS at their end; padded with PAD.
-    """
-    source = _rectangle([list(pair.source) for pair in rows])
-    target_in = _rectangle([[Vocabulary.BOS, *pair.target] for pair in rows])
-    target_out = _rectangle([[*pair.target, Vocabulary.EOS] for pair in rows])
-    return source, target_in, target_out
-
-
 def _translated(ids: tuple[Tensor, Tensor, Tensor]) -> Batch:
     return labelled(ids[:2], ids[2], Vocabulary.PAD)
-
-
-def _rectangle(rows: list[list[int]]) -> Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([row + [Vocabulary.PAD] * (longest - len(row)) for row in rows])
 
 
 def _chunks(pairs: tuple[Pair, ...], tokens: int) -> Iterator[list[Pair]]:

@@ -43,6 +43,16 @@ def test_the_shares_of_processes_add_up_to_the_batch(run, world: int) -> None:  
     assert value(parts[0]) != pytest.approx(value(whole), rel=0.05)  # the control: one share is not the batch
 
 
+def test_a_process_without_a_row_adds_nothing_and_has_gradients() -> None:
+    task = task_of(TRANSLATION)
+    loss = Loss(build(MODEL.architecture("translation", task.vocab)), 0.1)
+    none = task.batch(0).share(999, 1000)
+    value = loss(none.inputs, none.picked, none.targets)
+    value.backward()
+    assert value.item() == 0
+    assert all(p.grad is not None and not p.grad.any() for p in loss.parameters())
+
+
 def test_the_loss_of_a_translation_is_that_of_all_logits_with_padding_left_out() -> None:
     task = task_of(TRANSLATION)
     model = build(MODEL.architecture("translation", task.vocab))
