@@ -58,7 +58,7 @@ class TorchBackend(Backend):
     """
 
     xp = array_api_compat.torch
-    entries = 2**19  # a call costs more than in numpy
+    entries = 2**20  # a call costs more than in numpy
     fused = FUSED
     remote = False
     """Whether arrays lie where numpy does not reach; torch draws there, and nobody waits."""
@@ -154,8 +154,7 @@ class TorchBackend(Backend):
         """
         out = self.empty((len(seeds), *shape)) if out is None else out
         if not self.remote:
-            for seed, row in zip(seeds, out.numpy(), strict=True):
-                fill(seed, purpose, law, row)
+            fill(seeds, purpose, law, out.numpy())
             return out
         if not law.variance:
             return out.fill_(float(law.mean))
@@ -217,8 +216,11 @@ class TorchBackend(Backend):
             out[0].copy_(torch.mm(weight[0], g[0].T).T)
 
     def add_product(self, c: Array, a: Array, b: Array) -> Array:
-        """Compute c + a b in one pass, one product for each seed."""
-        return torch.addmm(c[0], a[0], b[0])[None] if len(c) == 1 else torch.baddbmm(c, a, b)
+        """Compute c + a b in one pass, one product for each seed; in place of c where it is as large."""
+        out = c if c.shape[1] == a.shape[1] else None
+        if len(c) > 1:
+            return torch.baddbmm(c, a, b, out=out)
+        return torch.addmm(c[0], a[0], b[0], out=None if out is None else out[0])[None]
 
     def squared(self, x: Array) -> Array:
         """Sum the squares over all axes but the first; row by row, since long sums of floats lose digits."""
@@ -259,10 +261,10 @@ class TorchBackend(Backend):
         """Carry the gradient of a softmax back to what it was taken of."""
         return torch.ops.aten._softmax_backward_data(g, weights, -1, weights.dtype)
 
-    def cholesky(self, gram: Array) -> Array:
-        """Factorise each matrix of a stack; NaN where one is not positive definite."""
+    def cholesky(self, gram: Array) -> tuple[Array, Array]:
+        """Factorise each matrix of a stack, and say which (seeds,) are positive definite; others are void."""
         lower, fault = torch.linalg.cholesky_ex(gram)
-        return torch.where(fault[:, None, None] == 0, lower, torch.nan)
+        return lower, fault == 0
 
     def inverse(self, lower: Array) -> Array:
         """Invert each lower triangular matrix of a stack, by a call that a device need not wait for."""

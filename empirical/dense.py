@@ -15,15 +15,15 @@ import numpy as np
 import torch
 
 from empirical.backend import TorchBackend
+from empirical.gram import gram, halves
 from empirical.matrices import Matrices, Matrix
 from meanfield.ops import Draw, Embedding, Head, Linear, ParameterKey
 from meanfield.random import fill_normal, stream
 from meanfield.weight_free.backend import Array
 from meanfield.weight_free.run import Rows, Run, part
 
-GRAM_PRICE = (
-    1.4  # of a multiplication in a Gram matrix, in those of the larger product of tokens and gradients
-)
+GRAM_PRICE, HALF_PRICE = 1.4, 0.9
+"""Of an entry of a Gram matrix, in those of tokens times gradients: where all are computed, or half."""
 
 STANDARD = Draw(1)
 SHARES = Draw(Fraction(1, 12), "uniform", Fraction(1, 2))  # in [0, 1)
@@ -88,7 +88,7 @@ class Dense(Run):
     def rows(self, op: Embedding, ids: Array) -> Array:
         """Draw a table and read it at ids (seeds or 1, N), (seeds, N, width)."""
         key = self._key(op.name)
-        table = self._matrix(key, op.weight, (op.vocab, op.width), tokens=0)
+        table = self._matrix(key, op.weight, (op.vocab, op.width))
         if self.keeps_weights:
             self.kept_tables[key] = table
         index = ids[:, :, None].expand(self.seeds, -1, op.width)
@@ -99,14 +99,11 @@ class Dense(Run):
         return x
 
     def project(self, module: str, maps: dict[str, Linear], x: Array) -> tuple[dict[str, Array], Mapped]:
-        """Draw the weights and multiply, by those of one step at once."""
-        drawn = dict(zip(maps, self._weights(module, maps, x.shape[1]), strict=True))
-        outputs: dict[str, Array] = {}
-        for step in dict.fromkeys(matrix.step for matrix in drawn.values()):
-            alike = {name: op for name, op in maps.items() if drawn[name].step == step}
-            y = self.matrices.product(x, [drawn[name] for name in alike], self._biases(module, alike))
-            outputs |= zip(alike, y.split([op.d_out for op in alike.values()], 2), strict=True)
-        return outputs, Mapped(maps, x, list(drawn.values()) if self.keeps_weights else None)
+        """Draw the weights, and multiply by all at once."""
+        drawn = self._weights(module, maps)
+        y = self.matrices.product(x, drawn, self._biases(module, maps))
+        outputs = dict(zip(maps, y.split([op.d_out for op in maps.values()], 2), strict=True))
+        return outputs, Mapped(maps, x, drawn if self.keeps_weights else None)
 
     def _biases(self, module: str, maps: dict[str, Linear]) -> Array | None:
         """Biases side by side, (seeds, 1, sum of d_out); None where none is there, or all are zero."""
@@ -123,20 +120,20 @@ class Dense(Run):
         squares = self._squares(saved.x, parts, joined)
         for name, op in reversed(saved.maps.items()):
             self.note_map(module, name, op, parts[name], squares[name])
-        drawn = saved.weights or self._weights(module, saved.maps, saved.x.shape[1])
+        drawn = saved.weights or self._weights(module, saved.maps)
         return self.matrices.product_back(joined, drawn)
 
-    def _weights(self, module: str, maps: dict[str, Linear], tokens: int) -> list[Matrix]:
+    def _weights(self, module: str, maps: dict[str, Linear]) -> list[Matrix]:
         return [
-            self._matrix(self._key(part(module, name)), op.weight, (op.d_in, op.d_out), tokens)
+            self._matrix(self._key(part(module, name)), op.weight, (op.d_in, op.d_out))
             for name, op in maps.items()
         ]
 
     def _key(self, module: str) -> ParameterKey:
         return ParameterKey(self.layer, self.prefix + module, "weight")
 
-    def _matrix(self, key: ParameterKey, law: Draw, shape: tuple[int, int], tokens: int) -> Matrix:
-        return self.matrices.draw(self.numbers, "/".join(map(str, key)), law, shape, tokens)
+    def _matrix(self, key: ParameterKey, law: Draw, shape: tuple[int, int]) -> Matrix:
+        return self.matrices.draw(self.numbers, "/".join(map(str, key)), law, shape)
 
     def _squares(self, x: Array, gradients: dict[str, Array], joined: Array) -> dict[str, Array]:
         """Take ||X^T G||^2 of each map, by the product itself or by Gram matrices, whichever costs less.
@@ -158,22 +155,23 @@ class Dense(Run):
         """
         tokens, d_in = x.shape[1:]
         d_out, product = joined.shape[2], self.backend.matmul
-        if GRAM_PRICE * tokens * (d_in + d_out) > d_in * d_out:
+        price = HALF_PRICE if halves(tokens) and not self.backend.remote else GRAM_PRICE
+        if price * tokens * (d_in + d_out) > d_in * d_out:
             formed = product(x.transpose(1, 2), joined).split([g.shape[2] for g in gradients.values()], 2)
             return {name: self.backend.squared(part) for name, part in zip(gradients, formed, strict=True)}
-        gram = product(x, x.transpose(1, 2))
-        if self.backend.looks and bool((gram.sum((1, 2)) < 0.5 * tokens * _trace(gram)).all()):
-            return {name: _inner(gram, product(g, g.transpose(1, 2))) for name, g in gradients.items()}
+        of_tokens = gram(x, self.backend)
+        if self.backend.looks and bool((of_tokens.total() < 0.5 * tokens * of_tokens.trace()).all()):
+            return {name: of_tokens.inner(gram(g, self.backend)) for name, g in gradients.items()}
         mean = x.mean(1, keepdim=True)  # (seeds, 1, d_in)
         centred = x - mean
-        gram, along = product(centred, centred.transpose(1, 2)), product(centred, mean.transpose(1, 2))
+        of_tokens, along = gram(centred, self.backend), product(centred, mean.transpose(1, 2))
         of_mean = self.backend.squared(mean)
         found = {}
         for name, g in gradients.items():
             total = g.sum(1, keepdim=True)  # (seeds, 1, d_out)
             with_total = product(g, total.transpose(1, 2))  # (seeds, tokens, 1)
             found[name] = (
-                _inner(gram, product(g, g.transpose(1, 2)))
+                of_tokens.inner(gram(g, self.backend))
                 + 2 * (along * with_total).sum((1, 2))
                 + of_mean * self.backend.squared(total)
             )
@@ -218,13 +216,5 @@ class Dense(Run):
         key = ParameterKey(0, prefix + words.op.name, "weight")
         table = self.kept_tables.get(key)
         if table is None:
-            table = self._matrix(key, words.op.weight, (words.op.vocab, words.op.width), tokens=0)
+            table = self._matrix(key, words.op.weight, (words.op.vocab, words.op.width))
         return self.matrices.whole(table)
-
-
-def _inner(a: Array, b: Array) -> Array:
-    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))
-
-
-def _trace(gram: Array) -> Array:
-    return gram.diagonal(dim1=1, dim2=2).sum(1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from meanfield.errors import InputError
 from meanfield.ops import Draw, ParameterKey
-from meanfield.random import Stream, brief_bits, fill_normal, fill_uniform, stream
+from meanfield.random import Stream, fill_normal, fill_uniform, stream
 
 THREADS = min(os.cpu_count() or 1, 8)
 WORTH_A_THREAD = 2**13  # entries; handing over a smaller tensor takes longer than drawing it
@@ -69,32 +69,33 @@ def normal(generator: Stream, shape: tuple[int, ...], like: torch.Tensor) -> tor
     return torch.from_numpy(values).to(like)
 
 
-def fill(seed: int, purpose: str, law: Draw, out: NDArray[Any]) -> None:
-    """Fill an array with independent draws from a law.
+def fill(seeds: Sequence[int], purpose: str, law: Draw, out: NDArray[Any]) -> None:
+    """Fill one tensor for each seed with independent draws from a law.
 
     Args:
-        seed: The seed of the run.
+        seeds: The seeds of the runs.
         purpose: Name of the tensor; with the seed it names the stream.
         law: The law of an entry.
-        out: What to fill, float32 or float64, contiguous.
+        out: What to fill, (seeds, ...), float32 or float64, contiguous.
 
     Example:
-        >>> out = np.empty(2)
-        >>> fill(0, "bias", Draw(0, mean=3), out)
+        >>> out = np.empty((1, 2))
+        >>> fill([0], "bias", Draw(0, mean=3), out)
         >>> out.tolist()
-        [3.0, 3.0]
+        [[3.0, 3.0]]
     """
     if law.variance == 0:
         out.fill(float(law.mean))
         return
-    deviation = float(law.variance) ** 0.5
+    deviation, rows = float(law.variance) ** 0.5, out.reshape(len(out), -1)
     with np.errstate(over="ignore"):  # whoever measures refuses infinities, and can say where they came from
         if law.law == "normal":
-            fill_normal([stream(seed, purpose)], out.reshape(1, -1), deviation)
+            fill_normal([stream(seed, purpose) for seed in seeds], rows, deviation)
         elif out.dtype == np.float32:
-            fill_uniform(brief_bits(seed, purpose), out, deviation)
+            fill_uniform(seeds, purpose, rows, deviation)
         else:
-            stream(seed, purpose).random(out=out)
+            for seed, row in zip(seeds, rows, strict=True):
+                stream(seed, purpose).random(out=row)
             out -= 0.5
             out *= 12**0.5 * deviation
     if law.mean:
@@ -131,6 +132,6 @@ def _draw_one(parameter: NamedParameter, seed: int) -> None:
     in_place = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
     dtype = _host_dtype(tensor)
     values: NDArray[Any] = tensor.numpy() if in_place else np.empty(tuple(tensor.shape), dtype)
-    fill(seed, "/".join(map(str, parameter.key)), law, values)
+    fill([seed], "/".join(map(str, parameter.key)), law, values[None])
     if not in_place:
         tensor.copy_(torch.from_numpy(values))

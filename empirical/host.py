@@ -12,6 +12,7 @@ import torch
 
 from empirical.device import device_products
 from empirical.probe import one_thread
+from meanfield import threads
 
 PRODUCT_ERROR = 2e-6  # of a product in single precision; with fewer bits it would be 1e-3
 _TRIM, _MAP = -1, -3  # mallopt's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
@@ -30,7 +31,7 @@ def fast(dtype: str, device: str = "cpu") -> Iterator[str]:
         What products are computed by, in words.
     """
     own = fast_products(dtype) if device == "cpu" else device_products(dtype)
-    with one_thread(), kept_memory(), own as products:
+    with one_thread(), threads.one_thread(), kept_memory(), own as products:
         yield products
 
 

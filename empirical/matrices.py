@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +14,9 @@ from numpy.typing import NDArray
 
 from empirical.backend import TorchBackend
 from meanfield.ops import Draw
-from meanfield.random import brief_bits, fill_integers, uniform_step
+from meanfield.random import brief_bits, uniform_step
+from meanfield.transforms import odd_integers
 from meanfield.weight_free.backend import Array
-from meanfield.weight_free.forward import times
 
 ROOM = 2**23  # bytes of a block of `Room`
 CACHE = 2**21  # numbers that are laid out at a time
@@ -23,17 +25,15 @@ SHARED = 2**20  # the same of several seeds
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """One matrix for each seed, (seeds, d_in, d_out): numbers, or 16-bit integers times a factor.
+    """One matrix for each seed, (seeds, d_in, d_out): numbers, or the 16 bits that each is made of.
 
     Args:
         entries: Numbers or integers.
-        factor: By which integers are multiplied when they are laid out.
-        step: By which tokens and gradients are, in place of a large matrix.
+        factor: What integers are multiplied by when they are laid out, see `odd_integers`.
     """
 
     entries: torch.Tensor
     factor: float = 1.0
-    step: float = 1.0
 
 
 class Room:
@@ -90,9 +90,7 @@ class Matrices:
         """Forget all that was drawn."""
         self._kept.clear()
 
-    def draw(
-        self, seeds: Sequence[int], purpose: str, law: Draw, shape: tuple[int, int], tokens: int
-    ) -> Matrix:
+    def draw(self, seeds: Sequence[int], purpose: str, law: Draw, shape: tuple[int, int]) -> Matrix:
         """Draw a matrix for each seed, each from the stream of the seed and the purpose.
 
         Args:
@@ -100,7 +98,6 @@ class Matrices:
             purpose: Name of the matrix.
             law: Of its entries.
             shape: (d_in, d_out).
-            tokens: How many are multiplied by it.
 
         Returns:
             What the products take.
@@ -114,14 +111,12 @@ class Matrices:
         words = -(-size // 4)
         drawn = self._kept.take((len(seeds), words), np.uint64)
         for seed, row in zip(seeds, drawn, strict=True):
-            fill_integers(brief_bits(seed, purpose), row)
+            brief_bits(seed, purpose).fill(row)
         integers = torch.from_numpy(drawn.view(np.int16)[:, :size].reshape(len(seeds), *shape))
-        step = float(uniform_step(float(law.variance) ** 0.5))
-        fewer = tokens * sum(shape) < size  # numbers at both ends of the map than in it
-        return Matrix(integers, step=step) if fewer else Matrix(integers, factor=step)
+        return Matrix(integers, uniform_step(float(law.variance) ** 0.5))
 
     def product(self, x: Array, matrices: Sequence[Matrix], bias: Array | None = None) -> Array:
-        """Multiply tokens by matrices side by side, all of one step, and add a bias.
+        """Multiply tokens by matrices side by side, and add a bias.
 
         Args:
             x: Tokens (seeds, T, d_in).
@@ -131,7 +126,6 @@ class Matrices:
         Returns:
             (seeds, T, sum of d_out).
         """
-        x = times(matrices[0].step, x)
         y = self.backend.empty((*x.shape[:2], sum(matrix.entries.shape[2] for matrix in matrices)))
         for seeds, rows in self._blocks(matrices):
             part, before = y[seeds], bias if bias is None else bias[seeds]
@@ -150,12 +144,6 @@ class Matrices:
         Returns:
             (seeds, T, d_in).
         """
-        steps = [matrix.step for matrix in matrices]
-        if len(set(steps)) == 1:
-            g = times(steps[0], g)
-        else:
-            parts = torch.split(g, [matrix.entries.shape[2] for matrix in matrices], 2)
-            g = torch.cat([times(step, part) for step, part in zip(steps, parts, strict=True)], 2)
         x = self.backend.empty((*g.shape[:2], matrices[0].entries.shape[1]))
         for seeds, rows in self._blocks(matrices):
             self.backend.matmul_back(g[seeds], self._load(matrices, seeds, rows), x[seeds, :, rows])
@@ -163,7 +151,7 @@ class Matrices:
 
     def whole(self, matrix: Matrix) -> Array:
         """Lay one matrix out as it is, (seeds, d_in, d_out); good until the next call of anything here."""
-        return times(matrix.step, self._load([matrix], slice(None), slice(None)))
+        return self._load([matrix], slice(None), slice(None))
 
     def _blocks(self, matrices: Sequence[Matrix]) -> Iterator[tuple[slice, slice]]:
         """Seeds and rows that are laid out at a time: integers become numbers in a cache alone."""
@@ -179,19 +167,21 @@ class Matrices:
                 yield slice(seed, seed + together), slice(first, first + height)
 
     def _load(self, matrices: Sequence[Matrix], seeds: slice, rows: slice) -> Array:
-        parts = [matrix.entries[seeds, rows] for matrix in matrices]
+        parts = [matrix.entries[seeds] for matrix in matrices]
         if len(parts) == 1 and parts[0].is_floating_point():
-            return parts[0]
+            return parts[0][:, rows]
         if not self._host:
             return torch.cat(parts, 2)
         self._laid_out.clear()
         columns = [part.shape[2] for part in parts]
-        out = torch.from_numpy(
-            self._laid_out.take((*parts[0].shape[:2], sum(columns)), self.backend.host_dtype)
-        )
-        for matrix, part, place in zip(matrices, parts, torch.split(out, columns, 2), strict=True):
-            if matrix.factor == 1:
-                place.copy_(part)
+        height = len(range(parts[0].shape[1])[rows])
+        shape = (len(parts[0]), height, sum(columns))
+        out: NDArray[Any] = self._laid_out.take(shape, self.backend.host_dtype)
+        for matrix, part, column in zip(
+            matrices, parts, itertools.accumulate(columns, initial=0), strict=False
+        ):
+            if part.is_floating_point():
+                out[:, :, column : column + part.shape[2]] = part[:, rows].numpy()
             else:
-                torch.mul(part, matrix.factor, out=place)
-        return out
+                odd_integers(part.numpy(), out, matrix.factor, row=rows.start or 0, column=column)
+        return torch.from_numpy(out)

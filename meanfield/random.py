@@ -19,10 +19,12 @@ from numpy.random import SFC64, Generator
 from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
-BLOCK = 2**15  # numbers drawn at a time: more would leave a processor's own cache
+from meanfield.transforms import box_muller, odd_integers
+
+BLOCK = 2**15  # numbers whose bits lie together: of normals, those of all radii before those of all angles
+SCRATCH = 2**16  # words of 64 bits that are drawn at a time: more would leave a processor's own cache
 SHORT = 2**10  # below, a call of many steps takes longer than the numbers
-_ODD = np.uint64(0x0001_0001_0001_0001)
-_ZEROS = bytes(2 * BLOCK)
+_ZEROS = memoryview(bytes(2**18))
 OPENED = 64  # seeds whose cipher a thread keeps
 _own = threading.local()
 
@@ -58,8 +60,8 @@ class Bits:
 
     def __init__(self, seed: int, purpose: str) -> None:
         ciphers = _ciphers()
-        key, start = _digest(f"{seed}", 16), _digest(purpose, 16)
-        self._encryptor = ciphers.Cipher(ciphers.algorithms.AES(key), ciphers.modes.CTR(start)).encryptor()
+        mode = ciphers.modes.CTR(_counter(purpose))
+        self._encryptor = ciphers.Cipher(ciphers.algorithms.AES(_digest(f"{seed}", 16)), mode).encryptor()
 
     def start(self, purpose: str) -> None:
         """Start anew, for another purpose of the same seed.
@@ -67,7 +69,7 @@ class Bits:
         Args:
             purpose: Name of the tensor.
         """
-        self._encryptor.reset_nonce(_digest(purpose, 16))
+        self._encryptor.reset_nonce(_counter(purpose))
 
     def fill(self, out: NDArray[np.uint64]) -> None:
         """Fill words with the next bits.
@@ -78,8 +80,7 @@ class Bits:
         room = out.view(np.uint8)
         for start in range(0, out.nbytes, len(_ZEROS)):
             part = room[start : start + len(_ZEROS)]
-            zeros = _ZEROS if part.nbytes == len(_ZEROS) else memoryview(_ZEROS)[: part.nbytes]
-            self._encryptor.update_into(zeros, part)
+            self._encryptor.update_into(_ZEROS[: part.nbytes], part)
 
 
 def brief_bits(seed: int, purpose: str) -> Bits:
@@ -113,6 +114,11 @@ def _ciphers() -> Any:
 
 def _digest(name: str, size: int) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=size).digest()
+
+
+@functools.lru_cache(2**10)  # many seeds ask for one purpose
+def _counter(purpose: str) -> bytes:
+    return _digest(purpose, 16)
 
 
 class Stream(Generator):
@@ -153,21 +159,18 @@ def stream(seed: int, purpose: str) -> Stream:
     return Stream(seed, purpose)
 
 
-def _scratch(name: str, dtype: type[Any]) -> NDArray[Any]:
+def _scratch() -> NDArray[np.uint64]:
     """Memory of the present thread that is used again: fresh memory costs more than the numbers."""
-    if not hasattr(_own, name):
-        setattr(_own, name, np.empty(BLOCK, dtype))
-    return getattr(_own, name)
+    if not hasattr(_own, "scratch"):
+        _own.scratch = np.empty(SCRATCH, np.uint64)
+    return _own.scratch
 
 
 def fill_normal(generators: Sequence[Stream], out: NDArray[Any], deviation: float = 1.0) -> None:
     """Fill rows with normals of mean 0, each row from its own stream.
 
-    In single precision by Box and Muller's transform of 32-bit integers j, k, |z| <= 6.8:
-
-        (z, z') = sqrt(-2 ln((j + 1/2)/2^32)) (cos, sin)(2 pi k / 2^32)
-
-    In double precision by numpy's ziggurat.
+    In single precision by `meanfield.transforms.box_muller` of 32-bit integers, |z| <= 6.8; in double
+    precision, and where a row has few, by numpy's ziggurat.
 
     Args:
         generators: One for each row.
@@ -189,87 +192,59 @@ def fill_normal(generators: Sequence[Stream], out: NDArray[Any], deviation: floa
         if deviation != 1:
             out *= out.dtype.type(deviation)
         return
-    for start in range(0, out.shape[1], BLOCK):
-        block = out[:, start : start + BLOCK]
-        together = max(1, BLOCK // block.shape[1])
+    scratch = _scratch()
+    for start in range(0, out.shape[1], 2 * SCRATCH):
+        part = out[:, start : start + 2 * SCRATCH]
+        words = (part.shape[1] + 1) // 2  # of 64 bits, one for two numbers
+        together = SCRATCH // words
         for first in range(0, len(out), together):
-            _box_muller(generators[first : first + together], block[first : first + together], deviation)
+            some = generators[first : first + together]
+            bits = scratch[: len(some) * words].reshape(len(some), words)
+            for generator, row in zip(some, bits, strict=True):
+                generator.bits.fill(row)
+            box_muller(bits.view(np.uint32), part[first : first + together], deviation, BLOCK)
 
 
-def _box_muller(generators: Sequence[Stream], out: NDArray[np.float32], deviation: float) -> None:
-    rows, half = len(out), (out.shape[1] + 1) // 2
-    bits = _scratch("bits", np.uint64)[: rows * half].reshape(rows, half)
-    for generator, row in zip(generators, bits, strict=True):
-        generator.bits.fill(row)
-    words = bits.view(np.uint32)
-    radius, angle, cosine = (
-        _scratch(name, np.float32)[: rows * half].reshape(rows, half)
-        for name in ("radius", "angle", "cosine")
-    )
-    radius[...] = words[:, :half]
-    radius *= np.float32(2**-32)
-    radius += np.float32(2**-33)
-    np.log(radius, out=radius)
-    radius *= np.float32(-2)
-    np.sqrt(radius, out=radius)
-    if deviation != 1:  # its square may be beyond the type
-        radius *= np.float32(deviation)
-    angle[...] = words[:, half:].view(np.int32)
-    angle *= np.float32(np.pi * 2**-31)
-    np.cos(angle, out=cosine)
-    np.multiply(radius, cosine, out=out[:, :half])
-    np.sin(angle, out=angle)
-    rest = out.shape[1] - half
-    np.multiply(radius[:, :rest], angle[:, :rest], out=out[:, half:])
-
-
-def fill_uniform(bits: Bits, out: NDArray[Any], deviation: float = 1.0) -> None:
-    """Fill with uniform numbers of mean 0, in single precision.
+def fill_uniform(
+    seeds: Sequence[int], purpose: str, out: NDArray[np.float32], deviation: float = 1.0
+) -> None:
+    """Fill rows with uniform numbers of mean 0, each row from the bits of its seed and the purpose.
 
     They are 32,768 equally likely points of equal distance, of exactly this mean and variance: four for the
     price of one, and no sum of weights can tell them from a continuum.
 
     Args:
-        bits: Where they come from.
-        out: What to fill, float32, contiguous.
+        seeds: One for each row.
+        purpose: Name of the tensor.
+        out: What to fill, (rows, numbers), contiguous.
         deviation: Their standard deviation.
 
     Source:
-        definition; the m odd integers from 1 - m to m - 1 have mean square (m^2 - 1)/3.
+        `meanfield.transforms.odd_integers`.
 
     Example:
-        >>> drawn = np.empty(2**16, np.float32)
-        >>> fill_uniform(Bits(0, "test"), drawn)
+        >>> drawn = np.empty((1, 2**16), np.float32)
+        >>> fill_uniform([0], "test", drawn)
         >>> bool(abs(drawn.mean()) < 0.01), bool(abs(drawn.var() - 1) < 0.01), bool(abs(drawn).max() < 3**0.5)
         (True, True, True)
     """
-    flat, step = out.reshape(-1), uniform_step(deviation)
-    for start in range(0, flat.size, BLOCK):
-        block = flat[start : start + BLOCK]
-        integers = _scratch("bits", np.uint64)[: (block.size + 3) // 4]
-        fill_integers(bits, integers)
-        np.multiply(integers.view(np.int16)[: block.size], step, out=block, dtype=np.float32)
+    step, scratch = uniform_step(deviation), _scratch()
+    words = (out.shape[1] + 3) // 4  # of 64 bits, one for four numbers
+    together = max(1, SCRATCH // words)
+    for first in range(0, len(out), together):
+        some = seeds[first : first + together]
+        opened = [brief_bits(seed, purpose) for seed in some]
+        for start in range(0, words, SCRATCH):
+            width = min(words - start, SCRATCH)
+            drawn = scratch[: len(some) * width].reshape(len(some), width)
+            for bits, row in zip(opened, drawn, strict=True):
+                bits.fill(row)
+            part = out[first : first + together, None, 4 * start : 4 * (start + width)]
+            odd_integers(drawn.view(np.int16)[:, None], part, step)
 
 
-def fill_integers(bits: Bits, out: NDArray[np.uint64]) -> None:
-    """Fill words with four odd 16-bit integers each, uniform from 1 - 2^15 to 2^15 - 1.
-
-    Args:
-        bits: Where they come from.
-        out: What to fill, contiguous; its view as ``int16`` has the integers.
-
-    Example:
-        >>> words = np.empty(2, np.uint64)
-        >>> fill_integers(Bits(0, "test"), words)
-        >>> bool((words.view(np.int16) % 2 == 1).all())
-        True
-    """
-    bits.fill(out)
-    out |= _ODD  # odd numbers alone have mean 0
-
-
-def uniform_step(deviation: float) -> np.float32:
-    """Return what the integers of `fill_integers` are multiplied by for a standard deviation.
+def uniform_step(deviation: float) -> float:
+    """Return what `odd_integers` multiplies by for a standard deviation.
 
     Args:
         deviation: The standard deviation.
@@ -277,4 +252,4 @@ def uniform_step(deviation: float) -> np.float32:
     Returns:
         deviation sqrt(3 / (2^30 - 1)).
     """
-    return np.float32((3 / (2.0**30 - 1)) ** 0.5 * deviation)
+    return (3 / (2.0**30 - 1)) ** 0.5 * deviation

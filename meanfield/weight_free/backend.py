@@ -140,7 +140,7 @@ class Backend:
         return erf(x)
 
     def add_product(self, c: Array, a: Array, b: Array) -> Array:
-        """Compute c + a b, one product for each seed."""
+        """Compute c + a b, one product for each seed; where c is as large it may be overwritten."""
         return c + a @ b
 
     def squared(self, x: Array) -> Array:
@@ -208,9 +208,10 @@ class Backend:
         ds = weights * g
         return ds - weights * self.xp.sum(ds, axis=-1, keepdims=True)
 
-    def cholesky(self, gram: Array) -> Array:
-        """Factorise each matrix of a stack; NaN where one is not positive definite."""
-        return _each_cholesky(np.linalg.cholesky, gram)
+    def cholesky(self, gram: Array) -> tuple[Array, Array]:
+        """Factorise each matrix of a stack, and say which (seeds,) are positive definite; others are void."""
+        lower = _each_cholesky(np.linalg.cholesky, gram)
+        return lower, ~np.isnan(lower[:, 0, 0])
 
     def inverse(self, lower: Array) -> Array:
         """Invert each lower triangular matrix of a stack."""

@@ -85,10 +85,10 @@ def _unit(size: int, run: WeightFree) -> Array:
 def _cholesky(gram: Array, run: WeightFree) -> tuple[Array, Array]:
     """Cholesky factor, and for which seeds (seeds, 1, 1) it is as accurate as the root of the precision."""
     xp = run.xp
-    lower = run.backend.cholesky(gram)
-    pivots = xp.linalg.diagonal(lower) ** 2
-    sound = pivots > run.backend.eps**0.5 * xp.linalg.diagonal(gram)  # (seeds, T); False for NaN
-    return lower, xp.all(sound, axis=-1)[:, None, None]
+    lower, positive = run.backend.cholesky(gram)
+    pivots = xp.linalg.diagonal(lower)
+    sound = pivots * pivots > run.backend.eps**0.5 * xp.linalg.diagonal(gram)  # (seeds, T); False for NaN
+    return lower, (positive & xp.all(sound, axis=-1))[:, None, None]
 
 
 def _root(gram: Array, maps: dict[str, Linear], gradients: dict[str, Array], run: WeightFree) -> Array:
@@ -132,8 +132,13 @@ def project(
     for name, op in maps.items():
         if op.weight.mean:
             raise MissingRuleError(f"weights of mean {op.weight.mean}", INTERPRETER, "give weights of mean 0")
-        normals[name] = run.normal(tokens.rows.shape[-1], op.d_out)
-        outputs[name] = run.with_bias(module, name, op, product(_deviation(op) * tokens.rows, normals[name]))
+        rows, normals[name] = _deviation(op) * tokens.rows, run.normal(tokens.rows.shape[-1], op.d_out)
+        bias = run.bias(module, name, op)
+        outputs[name] = (
+            product(rows, normals[name])
+            if bias is None
+            else run.backend.add_product(bias, rows, normals[name])
+        )
     return outputs, Projected(maps, tokens, normals)
 
 

@@ -182,11 +182,6 @@ class Run(ABC):
             self.layer -= 1
         return g
 
-    def with_bias(self, module: str, name: str, op: Linear, y: Array) -> Array:
-        """Add the bias of a module's map, where there is one that is not zero."""
-        bias = self.bias(module, name, op)
-        return y if bias is None else y + bias
-
     def bias(self, module: str, name: str, op: Linear) -> Array | None:
         """Draw the bias of a module's map, (seeds, 1, d_out); None where there is none, or it is zero."""
         if op.bias is None or not (op.bias.variance or op.bias.mean):

@@ -17,6 +17,7 @@ import meanfield as mf
 from empirical import passes
 from empirical.backend import TorchBackend
 from empirical.dense import Dense
+from empirical.gram import HALF_FROM, gram
 from empirical.matrices import Matrices
 from empirical.passes import Pass
 from empirical.setting import Conditions, Setting
@@ -79,15 +80,39 @@ def test_single_precision(name: str, width: int) -> None:
     assert error(*both(arch, tokens=16, batch=1, seeds=range(5))) < 1e-5
 
 
-def test_equal_tokens_do_not_cancel() -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_many_tokens(seeds: int, dtype: str) -> None:
+    """Norms come from halves of Gram matrices, of one seed and of several."""
+    arch = mf.pre_ln(width=256, depth=1, heads=4, d_ff=1024, activation="gelu", init="torch")
+    fast, plain = both(arch, tokens=HALF_FROM + 1, batch=1, seeds=range(seeds), dtype=dtype)
+    assert error(fast, plain) < (1e-5 if dtype == "float32" else 1e-9)
+
+
+@pytest.mark.parametrize("tokens", [HALF_FROM - 1, HALF_FROM])
+def test_inner_products_of_gram_matrices(tokens: int) -> None:
+    backend = TorchBackend("float64", "cpu")
+    x, g = torch.randn(2, 2, tokens, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    of_x, of_g = gram(x, backend), gram(g.transpose(1, 2).contiguous().transpose(1, 2), backend)
+    assert of_x.half == (tokens == HALF_FROM)
+    expected = (x.transpose(1, 2) @ g).square().sum((1, 2))
+    torch.testing.assert_close(of_x.inner(of_g), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(of_x.total(), x.sum(1).square().sum(1), rtol=1e-11, atol=0)
+    torch.testing.assert_close(of_x.trace(), x.square().sum((1, 2)), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("tokens", [16, HALF_FROM])
+def test_equal_tokens_do_not_cancel(tokens: int) -> None:
     """Tokens of correlation 0.9999, whose gradients sum to 0: Gram matrices alone would lose digits."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 1, 128, generator=generator) + 0.01 * torch.randn(1, 16, 128, generator=generator)
-    g = torch.randn(1, 16, 128, generator=generator)
+    generator, size = torch.Generator().manual_seed(0), 8 * tokens
+    x = torch.randn(1, 1, size, generator=generator) + 0.01 * torch.randn(
+        1, tokens, size, generator=generator
+    )
+    g = torch.randn(1, tokens, size, generator=generator)
     g -= g.mean(1, keepdim=True)
     exact = float((x.double().transpose(1, 2) @ g.double()).square().sum())
     backend = TorchBackend("float32", "cpu")
-    run = Dense(backend=backend, seeds=1, batch=1, feed=Feed(16), numbers=[0], matrices=Matrices(backend))
+    run = Dense(backend=backend, seeds=1, batch=1, feed=Feed(tokens), numbers=[0], matrices=Matrices(backend))
     assert abs(float(run._squares(x, {"k": g}, g)["k"]) / exact - 1) < 1e-5
     plain = float((x @ x.transpose(1, 2) * (g @ g.transpose(1, 2))).sum())
     assert abs(plain / exact - 1) > 1e-4

@@ -44,7 +44,10 @@ def dense_project(
 ) -> tuple[dict[str, Array], Dense]:
     tokens = x.rows @ x.basis if hasattr(x, "rows") else x
     weights = {name: run.draw(module, "weight", op.weight, op.d_in, op.d_out) for name, op in maps.items()}
-    outputs = {name: run.with_bias(module, name, op, tokens @ weights[name]) for name, op in maps.items()}
+    outputs = {name: tokens @ weights[name] for name in maps}
+    for name, op in maps.items():
+        bias = run.bias(module, name, op)
+        outputs[name] = outputs[name] if bias is None else outputs[name] + bias
     return outputs, Dense(maps, tokens, weights)
 
 
