@@ -19,8 +19,6 @@ from numpy.random import SFC64, Generator
 from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
-from meanfield.transforms import box_muller, odd_integers
-
 BLOCK = 2**15  # numbers whose bits lie together: of normals, those of all radii before those of all angles
 SCRATCH = 2**16  # words of 64 bits that are drawn at a time: more would leave a processor's own cache
 SHORT = 2**10  # below, a call of many steps takes longer than the numbers
@@ -192,11 +190,13 @@ def fill_normal(generators: Sequence[Stream], out: NDArray[Any], deviation: floa
         if deviation != 1:
             out *= out.dtype.type(deviation)
         return
+    from meanfield.transforms import box_muller  # half a second: not at import
+
     scratch = _scratch()
     for start in range(0, out.shape[1], 2 * SCRATCH):
         part = out[:, start : start + 2 * SCRATCH]
         words = (part.shape[1] + 1) // 2  # of 64 bits, one for two numbers
-        together = SCRATCH // words
+        together = SCRATCH // words if part.shape == out.shape else 1  # rows that lie side by side
         for first in range(0, len(out), together):
             some = generators[first : first + together]
             bits = scratch[: len(some) * words].reshape(len(some), words)
@@ -228,6 +228,8 @@ def fill_uniform(
         >>> bool(abs(drawn.mean()) < 0.01), bool(abs(drawn.var() - 1) < 0.01), bool(abs(drawn).max() < 3**0.5)
         (True, True, True)
     """
+    from meanfield.transforms import odd_integers  # as above
+
     step, scratch = uniform_step(deviation), _scratch()
     words = (out.shape[1] + 3) // 4  # of 64 bits, one for four numbers
     together = max(1, SCRATCH // words)

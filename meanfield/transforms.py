@@ -1,20 +1,21 @@
-"""From random bits to numbers: loops over arrays, compiled by numba when they are first called.
+"""From random bits to numbers: loops over arrays, compiled by numba.
 
 A loop reads bits and writes numbers once; the same by numpy takes a pass through memory for every operation.
+Whoever imports this module waits half a second for numba, and the first time two for the compilation.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 _F, _U, _I = np.float32, np.uint32, np.int32
-_ONE, _TWO, _HALF = _F(1), _F(2), _F(0.5)
+_ONE, _TWO = _F(1), _F(2)
 _SMALL, _SMALLER = _F(2**-32), _F(2**-33)
 _LN2, _TURN = _F(math.log(2)), _F(math.pi * 2**-31)
 _ROOT, _EXPONENT = _I(0x3F3504F3), _I(23)  # the bits of sqrt(1/2), and where those of the exponent start
@@ -23,6 +24,58 @@ _EIGHTH, _QUARTERS = _U(2**29), _U(30)
 _LOG = tuple(_F(1 / k) for k in (9, 7, 5, 3))
 _SIN = tuple(_F((-1) ** (k // 2) / math.factorial(k)) for k in (9, 7, 5, 3))
 _COS = tuple(_F((-1) ** (k // 2) / math.factorial(k)) for k in (8, 6, 4, 2))
+
+
+def _compiled(signature: str) -> Callable[[Callable[..., None]], Any]:
+    """Compile a loop now, or load what was compiled before."""
+
+    def made(loop: Callable[..., None]) -> Any:
+        options: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
+        try:
+            return numba.njit(signature, cache=True, **options)(loop)
+        except RuntimeError:  # nowhere to keep what is compiled
+            return numba.njit(signature, **options)(loop)
+
+    return made
+
+
+@_compiled("void(uint32[:, ::1], float32[:, ::1], float32, int64)")
+def _box_muller(words: Any, out: Any, deviation: Any, block: int) -> None:
+    for row, start in np.ndindex(words.shape[0], -(-words.shape[1] // block)):
+        own = words[row, start * block : (start + 1) * block]
+        drawn = out[row, start * block : (start + 1) * block]
+        half = len(own) // 2
+        radii, angles, cosines, sines = own[:half], own[half:], drawn[:half], drawn[half:]
+        for i in range(half):
+            x = _F(radii[i]) * _SMALL + _SMALLER
+            bits = np.float32(x).view(np.int32)
+            exponent = _I((bits - _ROOT) >> _EXPONENT)
+            m = np.int32(bits - _I(exponent << _EXPONENT)).view(np.float32)
+            u = (m - _ONE) / (m + _ONE)
+            v = u * u
+            series = ((_LOG[0] * v + _LOG[1]) * v + _LOG[2]) * v + _LOG[3]
+            minus = _F(exponent) * _LN2 + _TWO * (u + u * v * series)
+            radius = deviation * np.sqrt(-_TWO * minus)
+            quarter = _U((angles[i] + _EIGHTH) >> _QUARTERS)
+            t = _F(_I(angles[i] - _U(quarter << _QUARTERS))) * _TURN
+            v = t * t
+            sine = t + t * v * (((_SIN[0] * v + _SIN[1]) * v + _SIN[2]) * v + _SIN[3])
+            cosine = _ONE + v * (((_COS[0] * v + _COS[1]) * v + _COS[2]) * v + _COS[3])
+            odd = (quarter & _U(1)) != 0
+            a, b = (sine, cosine) if odd else (cosine, sine)
+            cosines[i] = -radius * a if (quarter + _U(1)) & _U(2) else radius * a
+            if i < len(sines):
+                sines[i] = -radius * b if quarter & _U(2) else radius * b
+
+
+@_compiled("void(int16[:, :, ::1], float32[:, :, ::1], float32, int64, int64)")
+def _odd_integers(integers: Any, out: Any, factor: Any, row: int, column: int) -> None:
+    for s, r in np.ndindex(out.shape[0], out.shape[1]):
+        drawn, numbers = integers[s, row + r], out[s, r, column : column + integers.shape[2]]
+        for c in range(
+            len(numbers)
+        ):  # of slices, since an index that may be negative is looked at one by one
+            numbers[c] = _F(drawn[c] | _LAST) * factor
 
 
 def box_muller(
@@ -56,7 +109,7 @@ def box_muller(
         >>> bool(abs(out[0, 0]) < 1e-7), bool(abs(out[0, 1] - (2 * math.log(2)) ** 0.5) < 1e-6)
         (True, True)
     """
-    _compiled(_box_muller)(words, out, _F(deviation), block)
+    _box_muller(words, out, _F(deviation), block)
 
 
 def odd_integers(
@@ -82,52 +135,4 @@ def odd_integers(
         >>> out.tolist()
         [[[0.0, -1.5, 2.5]]]
     """
-    _compiled(_odd_integers)(integers, out, _F(factor), row, column)
-
-
-@functools.cache
-def _compiled(loop: Callable[..., None]) -> Callable[..., None]:
-    import numba  # a fifth of a second: not at import
-
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
-    try:
-        return numba.njit(cache=True, **options)(loop)
-    except RuntimeError:  # nowhere to keep what is compiled
-        return numba.njit(**options)(loop)
-
-
-def _box_muller(words: Any, out: Any, deviation: Any, block: int) -> None:
-    for row, start in np.ndindex(words.shape[0], -(-words.shape[1] // block)):
-        own = words[row, start * block : (start + 1) * block]
-        drawn = out[row, start * block : (start + 1) * block]
-        half = len(own) // 2
-        radii, angles, cosines, sines = own[:half], own[half:], drawn[:half], drawn[half:]
-        for i in range(half):
-            x = _F(radii[i]) * _SMALL + _SMALLER
-            bits = np.float32(x).view(np.int32)
-            exponent = _I((bits - _ROOT) >> _EXPONENT)
-            m = np.int32(bits - _I(exponent << _EXPONENT)).view(np.float32)
-            u = (m - _ONE) / (m + _ONE)
-            v = u * u
-            series = ((_LOG[0] * v + _LOG[1]) * v + _LOG[2]) * v + _LOG[3]
-            minus = _F(exponent) * _LN2 + _TWO * (u + u * v * series)
-            radius = deviation * np.sqrt(-_TWO * minus)
-            quarter = _U((angles[i] + _EIGHTH) >> _QUARTERS)
-            t = _F(_I(angles[i] - _U(quarter << _QUARTERS))) * _TURN
-            v = t * t
-            sine = t + t * v * (((_SIN[0] * v + _SIN[1]) * v + _SIN[2]) * v + _SIN[3])
-            cosine = _ONE + v * (((_COS[0] * v + _COS[1]) * v + _COS[2]) * v + _COS[3])
-            odd = (quarter & _U(1)) != 0
-            a, b = (sine, cosine) if odd else (cosine, sine)
-            cosines[i] = -radius * a if (quarter + _U(1)) & _U(2) else radius * a
-            if i < len(sines):
-                sines[i] = -radius * b if quarter & _U(2) else radius * b
-
-
-def _odd_integers(integers: Any, out: Any, factor: Any, row: int, column: int) -> None:
-    for s, r in np.ndindex(out.shape[0], out.shape[1]):
-        drawn, numbers = integers[s, row + r], out[s, r, column : column + integers.shape[2]]
-        for c in range(
-            len(numbers)
-        ):  # of slices, since an index that may be negative is looked at one by one
-            numbers[c] = _F(drawn[c] | _LAST) * factor
+    _odd_integers(integers, out, _F(factor), row, column)
