@@ -16,7 +16,7 @@ from empirical.sweep.grid import grid
 from meanfield.errors import InputError
 
 BASE = {"arch": "pre_ln", "width": 8, "heads": 2, "depth": 1, "tokens": 3, "seeds": 5, "seed_block": 2}
-ROUNDING = 1e-6  # of the gradient of a key's bias, 0 in exact numbers: ten units of the last place of gradients of size 1
+ROUNDING = 1e-6  # of a key's bias, whose gradient is 0 in exact numbers: some last places of 1
 
 
 def swept(folder: Path, *changes: dict[str, object]) -> Path:
