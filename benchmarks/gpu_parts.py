@@ -117,7 +117,7 @@ def never_waits(place: Place, before: Found, note: Note) -> None:
     run = dense(arch, place, "float32", **how)
     backend = Chooser("float32", torch_device(place.device).type)
     for where in (run.backend, backend):
-        where.host = _waiting(where.host)  # type: ignore[method-assign]
+        where.host = _waiting(where.host)  # type: ignore[method-assign]  # of this one backend alone
     run(list(range(2)))  # libraries are loaded the first time
     sample(arch, seeds=range(2), backend=backend, **how)
     with _refusing(place):

@@ -5,7 +5,7 @@ the means of every way agree with the loop's to five standard errors. Then the p
 with weights, norms and tables; the share of the processor's own best rate of matrix products, measured beside
 it; and the peak memory of fresh processes. One thread. The loop runs in a process of its own, which the fast
 ways' hold on freed memory does not help. Writes docs/results/measure.json and the table of
-docs/performance.md; exits with 1 where a limit is broken. About six minutes.
+docs/performance.md; exits with 1 where a limit is broken. About eight minutes.
 """
 
 from __future__ import annotations

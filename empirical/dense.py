@@ -155,7 +155,7 @@ class Dense(Run):
         """
         tokens, d_in = x.shape[1:]
         d_out, product = joined.shape[2], self.backend.matmul
-        price = HALF_PRICE if halves(tokens) and not self.backend.remote else GRAM_PRICE
+        price = HALF_PRICE if halves(tokens, self.backend) else GRAM_PRICE
         if price * tokens * (d_in + d_out) > d_in * d_out:
             formed = product(x.transpose(1, 2), joined).split([g.shape[2] for g in gradients.values()], 2)
             return {name: self.backend.squared(part) for name, part in zip(gradients, formed, strict=True)}

@@ -57,7 +57,7 @@ def gram(x: Array, backend: TorchBackend) -> Gram:
         >>> K.inner(K).item(), K.total().item(), K.trace().item()
         (36.0, 12.0, 6.0)
     """
-    if backend.remote or not halves(x.shape[1]):
+    if not halves(x.shape[1], backend):
         return Gram(backend.matmul(x, x.transpose(1, 2)))
     tokens = x.numpy()
     out = np.zeros((len(tokens), tokens.shape[1], tokens.shape[1]), tokens.dtype)
@@ -69,9 +69,9 @@ def gram(x: Array, backend: TorchBackend) -> Gram:
     return Gram(torch.from_numpy(out), half=True)
 
 
-def halves(tokens: int) -> bool:
-    """Tell whether `gram` computes half of the entries of so many tokens, on the host."""
-    return tokens >= HALF_FROM
+def halves(tokens: int, backend: TorchBackend) -> bool:
+    """Tell whether `gram` computes half of the entries of so many tokens."""
+    return tokens >= HALF_FROM and not backend.remote
 
 
 def _diagonal(of: Gram) -> Array:

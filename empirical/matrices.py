@@ -167,21 +167,20 @@ class Matrices:
                 yield slice(seed, seed + together), slice(first, first + height)
 
     def _load(self, matrices: Sequence[Matrix], seeds: slice, rows: slice) -> Array:
-        parts = [matrix.entries[seeds] for matrix in matrices]
+        parts = [matrix.entries[seeds, rows] for matrix in matrices]
         if len(parts) == 1 and parts[0].is_floating_point():
-            return parts[0][:, rows]
+            return parts[0]
         if not self._host:
             return torch.cat(parts, 2)
         self._laid_out.clear()
         columns = [part.shape[2] for part in parts]
-        height = len(range(parts[0].shape[1])[rows])
-        shape = (len(parts[0]), height, sum(columns))
+        shape = (*parts[0].shape[:2], sum(columns))
         out: NDArray[Any] = self._laid_out.take(shape, self.backend.host_dtype)
-        for matrix, part, column in zip(
-            matrices, parts, itertools.accumulate(columns, initial=0), strict=False
-        ):
+        starts = itertools.accumulate(columns[:-1], initial=0)
+        for matrix, part, column in zip(matrices, parts, starts, strict=True):
             if part.is_floating_point():
-                out[:, :, column : column + part.shape[2]] = part[:, rows].numpy()
-            else:
-                odd_integers(part.numpy(), out, matrix.factor, row=rows.start or 0, column=column)
+                out[:, :, column : column + part.shape[2]] = part.numpy()
+            else:  # all rows of these seeds, which are contiguous
+                whole = matrix.entries[seeds].numpy()
+                odd_integers(whole, out, matrix.factor, row=rows.start or 0, column=column)
         return torch.from_numpy(out)

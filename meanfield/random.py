@@ -3,7 +3,8 @@
 Seed and purpose name a stream, through BLAKE2b, so that a draw depends neither on the order of seeds or
 tensors nor on the number of threads that draw. Many numbers at once are made of the bits of AES-128 in
 counter mode, which processors compute three times as fast as numpy's fastest generator: the seed makes the
-key, the purpose the 128-bit start of the counter. Single numbers come from numpy's SFC64.
+key, the purpose the 128-bit start of the counter. `meanfield.transforms` makes numbers of them. Single ones
+come from numpy's SFC64.
 """
 
 from __future__ import annotations
@@ -198,11 +199,11 @@ def fill_normal(generators: Sequence[Stream], out: NDArray[Any], deviation: floa
         words = (part.shape[1] + 1) // 2  # of 64 bits, one for two numbers
         together = SCRATCH // words if part.shape == out.shape else 1  # rows that lie side by side
         for first in range(0, len(out), together):
-            some = generators[first : first + together]
-            bits = scratch[: len(some) * words].reshape(len(some), words)
-            for generator, row in zip(some, bits, strict=True):
+            rows = part[first : first + together]
+            bits = scratch[: len(rows) * words].reshape(len(rows), words)
+            for generator, row in zip(generators[first : first + together], bits, strict=True):
                 generator.bits.fill(row)
-            box_muller(bits.view(np.uint32), part[first : first + together], deviation, BLOCK)
+            box_muller(bits.view(np.uint32), rows, deviation, BLOCK)
 
 
 def fill_uniform(
@@ -234,15 +235,14 @@ def fill_uniform(
     words = (out.shape[1] + 3) // 4  # of 64 bits, one for four numbers
     together = max(1, SCRATCH // words)
     for first in range(0, len(out), together):
-        some = seeds[first : first + together]
-        opened = [brief_bits(seed, purpose) for seed in some]
+        rows = out[first : first + together, None]
+        opened = [brief_bits(seed, purpose) for seed in seeds[first : first + together]]
         for start in range(0, words, SCRATCH):
             width = min(words - start, SCRATCH)
-            drawn = scratch[: len(some) * width].reshape(len(some), width)
+            drawn = scratch[: len(rows) * width].reshape(len(rows), width)
             for bits, row in zip(opened, drawn, strict=True):
                 bits.fill(row)
-            part = out[first : first + together, None, 4 * start : 4 * (start + width)]
-            odd_integers(drawn.view(np.int16)[:, None], part, step)
+            odd_integers(drawn.view(np.int16)[:, None], rows[..., 4 * start : 4 * (start + width)], step)
 
 
 def uniform_step(deviation: float) -> float:

@@ -14,6 +14,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from meanfield.errors import InputError
+
 _F, _U, _I = np.float32, np.uint32, np.int32
 _ONE, _TWO = _F(1), _F(2)
 _SMALL, _SMALLER = _F(2**-32), _F(2**-33)
@@ -72,28 +74,28 @@ def _box_muller(words: Any, out: Any, deviation: Any, block: int) -> None:
 def _odd_integers(integers: Any, out: Any, factor: Any, row: int, column: int) -> None:
     for s, r in np.ndindex(out.shape[0], out.shape[1]):
         drawn, numbers = integers[s, row + r], out[s, r, column : column + integers.shape[2]]
-        for c in range(
-            len(numbers)
-        ):  # of slices, since an index that may be negative is looked at one by one
+        # Slices first: an index that may be negative would be looked at for every number.
+        for c in range(len(numbers)):
             numbers[c] = _F(drawn[c] | _LAST) * factor
 
 
-def box_muller(
-    words: NDArray[np.uint32], out: NDArray[np.float32], deviation: float, block: int = 2**15
-) -> None:
+def box_muller(words: NDArray[np.uint32], out: NDArray[np.float32], deviation: float, block: int) -> None:
     """Make normals of mean 0 of pairs of 32-bit integers j, k, in single precision.
 
         (z, z') = deviation sqrt(-2 ln x) (cos, sin)(2 pi k / 2^32),   x = (j + 1/2) / 2^32
         ln x = e ln 2 + 2 artanh((m - 1)/(m + 1)),   x = m 2^e,   1/2 <= m^2 < 2
 
-    Of the artanh, and of cosine and sine of what is
-    left of an angle after whole quarters of a turn, the first terms of Taylor's series are taken, to 3e-8.
+    Of the artanh, and of cosine and sine of what is left of an angle after whole quarters of a turn, the
+    first terms of Taylor's series are taken, to 3e-8.
 
     Args:
         words: Of each block of a row all j, then all k, (rows, 2 n).
         out: Of each block all z, then all z', (rows, 2 n); or (rows, 2 n - 1), without the last z'.
         deviation: The standard deviation.
         block: Length of a block, an even number; the last one may be shorter.
+
+    Raises:
+        InputError: If shapes or the block do not fit: a compiled loop would read or write beyond its arrays.
 
     Source:
         boxmuller1958, Eqs. (1) and (2).
@@ -102,13 +104,19 @@ def box_muller(
         The largest j and no angle: x is 1 in single precision. A quarter turn of x = 1/2:
 
         >>> out = np.empty((1, 2), np.float32)
-        >>> box_muller(np.array([[2**32 - 1, 0]], np.uint32), out, 1.0)
+        >>> box_muller(np.array([[2**32 - 1, 0]], np.uint32), out, 1.0, 2)
         >>> bool((out == 0).all())
         True
-        >>> box_muller(np.array([[2**31, 2**30]], np.uint32), out, 1.0)
+        >>> box_muller(np.array([[2**31, 2**30]], np.uint32), out, 1.0, 2)
         >>> bool(abs(out[0, 0]) < 1e-7), bool(abs(out[0, 1] - (2 * math.log(2)) ** 0.5) < 1e-6)
         (True, True)
     """
+    rows, numbers = out.shape
+    if words.shape != (rows, numbers + numbers % 2) or block < 2 or block % 2:
+        raise InputError(
+            f"words {words.shape} do not make numbers {out.shape} in blocks of {block}: give as many rows, "
+            "one word for each number, one more where they are odd, and an even block of at least 2"
+        )
     _box_muller(words, out, _F(deviation), block)
 
 
@@ -126,6 +134,9 @@ def odd_integers(
         row: The first row that is read.
         column: The first column that is written.
 
+    Raises:
+        InputError: If seeds differ, or rows or the column lie outside, as above.
+
     Source:
         definition; the m odd integers from 1 - m to m - 1 have mean square (m^2 - 1)/3.
 
@@ -135,4 +146,10 @@ def odd_integers(
         >>> out.tolist()
         [[[0.0, -1.5, 2.5]]]
     """
+    seeds, rows, columns = out.shape
+    if len(integers) != seeds or not 0 <= row <= integers.shape[1] - rows or not 0 <= column <= columns:
+        raise InputError(
+            f"integers {integers.shape} from row {row} do not fill numbers {out.shape} from column {column}: "
+            "give as many seeds, and a row and a column inside"
+        )
     _odd_integers(integers, out, _F(factor), row, column)

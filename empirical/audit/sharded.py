@@ -238,7 +238,7 @@ class Sharded(Site):
         Returns:
             Identity of the parameter -> its gradient, spread as the parameter is.
         """
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types there
         found = {id(tensor): tensor.grad for tensor in module.parameters() if tensor.grad is not None}
         for tensor in module.parameters():
             tensor.grad = None

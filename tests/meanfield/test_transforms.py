@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from meanfield import transforms
+from meanfield.errors import InputError
 from meanfield.random import BLOCK, SCRATCH, Bits, fill_normal, fill_uniform, stream
 from meanfield.transforms import box_muller, odd_integers
 
@@ -19,17 +20,15 @@ ROUNDING = 1e-6  # eight units of the last place, of the radius
 
 def exact(words: NDArray[np.uint32], numbers: int, block: int, turned: float = 0.0) -> NDArray[np.float64]:
     """The normals of one row, and their radii, of the same rounded x = (j + 1/2) / 2^32."""
-    found = []
+    normals, radii = [], []
     for start in range(0, len(words), block):
-        own = words[start : start + block]
-        half = len(own) // 2
-        x = own[:half].astype(np.float32) * np.float32(2**-32) + np.float32(2**-33)
+        j, k = np.split(words[start : start + block], 2)
+        x = j.astype(np.float32) * np.float32(2**-32) + np.float32(2**-33)
         radius = np.sqrt(-2 * np.log(x.astype(np.float64)))
-        angle = 2 * np.pi * (own[half:] / 2**32 + turned)
-        found.append(np.stack([np.concatenate([radius * f(angle), radius]) for f in (np.cos, np.sin)]))
-    whole = [np.concatenate([part[0, : part.shape[1] // 2], part[1, : part.shape[1] // 2]]) for part in found]
-    radii = [np.tile(part[0, part.shape[1] // 2 :], 2) for part in found]
-    return np.stack([np.concatenate(whole), np.concatenate(radii)])[:, :numbers]
+        angle = 2 * np.pi * (k / 2**32 + turned)
+        normals += [radius * np.cos(angle), radius * np.sin(angle)]
+        radii += [radius, radius]
+    return np.stack([np.concatenate(normals), np.concatenate(radii)])[:, :numbers]
 
 
 def worst(found: NDArray[np.float32], expected: NDArray[np.float64]) -> float:
@@ -108,6 +107,36 @@ def test_odd_integers_are_laid_out_where_they_are_asked_for() -> None:
     assert not out[:, :, 7:].any()
     odd_integers(integers, out, 1.0, column=7)  # the last two columns have no room
     assert np.array_equal(out[:, :, 7:], integers[:, :3, :2] | 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "out", "block"),
+    [((2, 4), (3, 4), 2), ((1, 4), (1, 6), 2), ((1, 6), (1, 4), 2), ((1, 4), (1, 4), 3)],
+)
+def test_a_transform_that_would_leave_its_arrays_is_refused(
+    words: tuple[int, int], out: tuple[int, int], block: int
+) -> None:
+    with pytest.raises(InputError, match=r"words .* do not make numbers"):
+        box_muller(np.zeros(words, np.uint32), np.zeros(out, np.float32), 1.0, block)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "row", "column"), [(3, 0, 0), (2, 3, 0), (2, -1, 0), (2, 0, 6), (2, 0, -1)]
+)
+def test_a_layout_that_would_leave_its_arrays_is_refused(seeds: int, row: int, column: int) -> None:
+    with pytest.raises(InputError, match=r"integers .* do not fill numbers"):
+        odd_integers(
+            np.zeros((2, 5, 4), np.int16), np.zeros((seeds, 3, 5), np.float32), 1.0, row=row, column=column
+        )
+
+
+def test_every_row_has_its_stream() -> None:
+    out = np.zeros((2, 1 << 10), np.float32)
+    for generators in ([stream(0, "w")], [stream(seed, "w") for seed in range(3)]):
+        with pytest.raises(ValueError, match=r"zip\(\)"):
+            fill_normal(generators, out)
+    with pytest.raises(ValueError, match=r"zip\(\)"):
+        fill_uniform([0, 1, 2], "w", out)
 
 
 def test_loops_are_compiled_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
